@@ -1,0 +1,68 @@
+"""Frozen dataclasses that are pytrees, for objects whose constructor validates its arguments.
+
+`flax.struct.dataclass` rebuilds an object through its constructor. A game must not: JAX unflattens with tracers,
+placeholders, cotangents and scaled copies, none of which are valid constructor arguments.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import inspect
+from typing import Any, TypeVar, dataclass_transform
+
+import jax
+
+T = TypeVar("T")
+
+
+@dataclass_transform(frozen_default=True)
+def pytree(*, static: tuple[str, ...] = ()):
+    """Class decorator: a frozen dataclass, every field a child unless named in `static`.
+
+    A `__post_init__` may validate and convert fields with `assign`; it runs in the constructor only, never on
+    unflatten. Fields that it filled because the caller left them out are listed in `_defaulted`, so that `replace`
+    computes them anew from the other arguments.
+    """
+
+    def wrap(cls: type[T]) -> type[T]:
+        cls = dataclasses.dataclass(frozen=True, eq=False)(cls)
+        names = [field.name for field in dataclasses.fields(cls)]  # pyright: ignore[reportArgumentType]
+        children = [name for name in names if name not in static]
+        arguments = list(inspect.signature(cls).parameters)
+
+        def flatten_with_keys(obj):
+            keyed = [(jax.tree_util.GetAttrKey(name), getattr(obj, name)) for name in children]
+            return keyed, aux(obj)
+
+        def flatten(obj):
+            return [getattr(obj, name) for name in children], aux(obj)
+
+        def aux(obj):
+            return tuple(getattr(obj, name) for name in static), getattr(obj, "_defaulted", ())
+
+        def unflatten(data, values):
+            obj = object.__new__(cls)
+            fixed, defaulted = data
+            assign(obj, _defaulted=defaulted, **dict(zip(static, fixed, strict=True)))
+            assign(obj, **dict(zip(children, values, strict=True)))
+            return obj
+
+        def replace(self: Any, **changes: Any):
+            """A copy with the named constructor arguments changed, validated anew."""
+            if unknown := set(changes) - set(arguments):
+                raise ValueError(f"{cls.__name__}.replace: unknown argument {sorted(unknown)}; choose from {arguments}")
+            defaulted = getattr(self, "_defaulted", ())
+            kept = {name: None if name in defaulted else getattr(self, name) for name in arguments if name not in changes}
+            return type(self)(**kept, **changes)
+
+        setattr(cls, "replace", replace)  # noqa: B010  (a plain assignment is an unknown attribute to the type checker)
+        jax.tree_util.register_pytree_with_keys(cls, flatten_with_keys, unflatten, flatten)
+        return cls
+
+    return wrap
+
+
+def assign(obj: Any, **values: Any) -> None:
+    """Set fields of a frozen object under construction."""
+    for name, value in values.items():
+        object.__setattr__(obj, name, value)

@@ -1,0 +1,266 @@
+"""solve(): the one entry point, and the equilibrium that it returns with its proof."""
+
+from __future__ import annotations
+
+import functools
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import Array, lax
+
+from jaxgame import _checks, simplex
+from jaxgame._pytree import pytree
+from jaxgame.certificate.gap import concave_agents, gaps
+from jaxgame.games import dtype_of, is_aggregative, is_quadratic, linearise, representation
+from jaxgame.games.affine import AffineMap
+from jaxgame.solvers import AggregativeNewton, GoldenRatio, Newton, Solver
+from jaxgame.solvers.kkt import DENSE_LIMIT
+from jaxgame.solvers.loop import CONVERGED, MAX_STEPS, NONFINITE, STALLED, Progress, run
+from jaxgame.solvers.newton import natural_face, solve_on
+from jaxgame.solvers.scale import Scale, measure, uniform
+
+POLISH_ROUNDS = 3
+FIRST_ORDER_STEPS = 100_000
+FIRST_ORDER_STALL = 5_000
+
+
+@pytree()
+class Equilibrium:
+    """A profile with its proof; a pytree, so that `vmap` over `solve` gives a batch of them.
+
+    profile (n, D); representation (D,); residual: natural residual, scale-free (theory §1); gap: certified bound on what any
+    agent can gain by a unilateral change, in units of utility, ∞ if an agent's utility is not concave; converged; status: 0
+    converged, 1 out of steps, 2 not finite, 3 stalled; steps; history: the residual after each step, where asked for.
+
+    On demand: `signed` (n, D), `multipliers` (n,), `message`, `stats`.
+    """
+
+    game: Any
+    profile: Array
+    representation: Array
+    residual: Array
+    gap: Array
+    converged: Array
+    status: Array
+    steps: Array
+    evaluations: Array
+    tol: Array
+    history: Array | None = None
+
+    @property
+    def multipliers(self) -> Array:
+        """μ_i: the marginal utility of what agent i represents, (n,)."""
+        return self._unbatched(lambda game, profile: game.marginals(profile).max(-1))
+
+    @property
+    def signed(self) -> Array:
+        """Signed representation w − ν, ν_id = μ_i − g_id where w_id = 0 (theory §4), (n, D)."""
+        return self._unbatched(signed)
+
+    @property
+    def stats(self) -> dict[str, Any]:
+        """steps, evaluations (of the marginals), margin: min over (i, d) of max(w, ν); 0 at a kink of the equilibrium map."""
+        margin = self._unbatched(lambda game, profile: jnp.abs(signed(game, profile)).min())
+        return dict(steps=self.steps, evaluations=self.evaluations, margin=margin)
+
+    @property
+    def message(self) -> Any:
+        """What happened, in a sentence or two, with what to try next; an array of messages for a batch."""
+        from jaxgame.certificate.message import describe
+
+        batch = np.shape(self.status)
+        if not batch:
+            return describe(self)
+        out = np.empty(batch, object)
+        for index in np.ndindex(batch):
+            out[index] = describe(jax.tree.map(lambda leaf, at=index: leaf[at], self))
+        return out
+
+    def _unbatched(self, function: Any) -> Array:
+        for _ in range(self.profile.ndim - 2):
+            function = jax.vmap(function)
+        return function(self.game, self.profile)
+
+
+def signed(game: Any, profile: Array) -> Array:
+    """w where represented, −ν where not: how far a group is from entry, in units of utility per unit of mixture."""
+    marginals = game.marginals(profile)
+    return jnp.where(profile > 0, profile, marginals - marginals.max(-1, keepdims=True))
+
+
+def solve(
+    game: Any,
+    solver: Solver | None = None,
+    *,
+    tol: float | Array | None = None,
+    max_steps: int | Array | None = None,
+    init: Array | None = None,
+    history: bool = False,
+) -> Equilibrium:
+    """Find a Nash equilibrium of a game (the Wardrop equilibrium of a mean field with atomic=False).
+
+    game: any object with the `Game` protocol. solver: default chosen from the structure of the game, with a fallback; or one
+    of jaxgame's, or any object with `init` and `step` (see `solvers.loop`). tol: on the scale-free natural residual of theory
+    §1, default 1e-10 in float64 and 1e-6 in float32; below what rounding allows the verdict is judged against rounding.
+    max_steps: of the solver, default its own. init: (n, D) start, default uniform; where the equilibrium is not unique the
+    result depends on it. history: keep the residual of every step.
+
+    Composes with jit and vmap; one compilation serves all games of one shape. Quadratic games are polished on their support
+    to rounding. Never raises for a failed solve: look at `converged`, `status` and `message`.
+
+    Raises ValueError for a solver that cannot treat the game, or an init, tol or max_steps that make no sense.
+    """
+    dtype = dtype_of(game)
+    shape = (game.n_agents, game.n_groups)
+    chosen = default_solver(game) if solver is None else solver
+    if not (hasattr(chosen, "init") and hasattr(chosen, "step")):
+        raise ValueError(f"solver must have init(game, profile) and step(game, state), got {chosen!r}; an instance, not a class?")
+    if isinstance(chosen, type):
+        raise ValueError(f"solver is the class {chosen.__name__}, expected an instance: {chosen.__name__}()")
+    if hasattr(chosen, "check"):
+        chosen.check(game)  # pyright: ignore[reportAttributeAccessIssue]
+    if tol is None:
+        tol = 1e-6 if jnp.finfo(dtype).bits <= 32 else 1e-10
+    elif _checks.concrete(tol) and not float(tol) > 0:
+        raise ValueError(f"tol is {tol}, expected a positive number")
+    default_steps = getattr(chosen, "max_steps", FIRST_ORDER_STEPS)
+    if max_steps is None:
+        max_steps = default_steps
+    elif _checks.concrete(max_steps) and not (float(max_steps) >= 0 and float(max_steps) == int(max_steps)):
+        raise ValueError(f"max_steps is {max_steps}, expected an integer ≥ 0")
+    if init is None:
+        start = uniform(game, dtype)
+    else:
+        start = _checks.shares("init", _checks.array("init", init, dtype, shape), init)
+    record = 0
+    if history:
+        if not _checks.concrete(max_steps):
+            raise ValueError("history=True needs a max_steps that is known when the solve is compiled")
+        record = int(max_steps)
+    out = _solve(
+        _Carried.wrap(game),
+        _Carried.wrap(chosen),
+        start,
+        jnp.asarray(tol, dtype),
+        jnp.asarray(max_steps, int),
+        rescue=solver is None,
+        record=record,
+    )
+    equilibrium = Equilibrium(game, **out)
+    if history and _checks.concrete(equilibrium.steps):
+        made = int(equilibrium.steps) if equilibrium.steps.ndim == 0 else record
+        equilibrium = equilibrium.replace(history=out["history"][..., :made])  # pyright: ignore[reportAttributeAccessIssue]
+    return equilibrium
+
+
+def default_solver(game: Any) -> Solver:
+    """The best solver that the structure of a game allows."""
+    if is_aggregative(game):
+        return AggregativeNewton()
+    return Newton() if _has_newton(game) else GoldenRatio()
+
+
+def _has_newton(game: Any) -> bool:
+    """Whether a Newton system of the game can be solved in memory that grows with the game."""
+    if is_quadratic(game) or is_aggregative(game) or getattr(game, "meeting", None) == "network":
+        return True
+    return game.n_agents * game.n_groups <= DENSE_LIMIT
+
+
+@functools.partial(jax.jit, static_argnames=("rescue", "record"))
+def _solve(carried_game, carried_solver, start, tol, max_steps, *, rescue: bool, record: int) -> dict[str, Any]:
+    game, solver = carried_game.unwrap(), carried_solver.unwrap()
+    scale = measure(game, start.dtype)
+    stall = getattr(solver, "stall", FIRST_ORDER_STALL)
+    found = run(game, solver, start, scale, tol=tol, max_steps=max_steps, patience=stall, record=record)
+    steps, evaluations = found.steps, found.evaluations
+    if rescue and not isinstance(solver, GoldenRatio):
+        again = _rescue(game, found, scale, tol, max_steps)
+        steps, evaluations = steps + again.steps, evaluations + again.evaluations
+        found = again.replace(history=found.history)
+    profile, marginals, residual = found.profile, found.marginals, found.residual
+    if _has_newton(game):
+        profile, marginals, residual, extra = _polish(game, found, scale)
+        evaluations = evaluations + extra
+    failed = found.status == NONFINITE
+    gap = gaps(game, profile, marginals, concave_agents(game, profile)).max()
+    return dict(
+        profile=profile,
+        representation=representation(game, profile),
+        residual=residual,
+        gap=jnp.where(failed | jnp.isnan(gap), jnp.inf, gap),
+        converged=found.status == CONVERGED,
+        status=found.status,
+        steps=steps,
+        evaluations=evaluations,
+        tol=tol,
+        history=found.history if record else None,
+    )
+
+
+def _rescue(game: Any, found: Progress, scale: Scale, tol: Array, max_steps: Array) -> Progress:
+    """First-order steps from the best profile, where Newton gave up before max_steps was spent."""
+    gave_up = (found.status == STALLED) | (found.status == NONFINITE) | (found.status == MAX_STEPS) & (found.steps >= Newton.max_steps)
+    budget = jnp.where(gave_up, FIRST_ORDER_STEPS // 5, 0)
+    again = run(game, GoldenRatio(), found.profile, scale, tol=tol, max_steps=budget, patience=FIRST_ORDER_STALL)
+    better = again.residual < found.residual
+    status = jnp.where(gave_up & (again.status == CONVERGED), CONVERGED, found.status)
+    return again.replace(  # pyright: ignore[reportAttributeAccessIssue]
+        profile=jnp.where(better, again.profile, found.profile),
+        marginals=jnp.where(better, again.marginals, found.marginals),
+        residual=jnp.minimum(again.residual, found.residual),
+        status=status,
+        evaluations=jnp.where(gave_up, again.evaluations, 0),
+    )
+
+
+def _polish(game: Any, found: Progress, scale: Scale) -> tuple[Array, Array, Array, Array]:
+    """Newton steps on the support that was found, kept while they lower the residual."""
+
+    def unfinished(carry) -> Array:
+        _, _, residual, rounds, improved = carry
+        tiny = jnp.finfo(residual.dtype).eps
+        return improved & (rounds < POLISH_ROUNDS) & (residual > tiny)
+
+    def body(carry):
+        profile, marginals, residual, rounds, _ = carry
+        affine: AffineMap = linearise(game, profile).scaled(1 / scale.sigma)
+        candidate = simplex.project(solve_on(affine, natural_face(affine, profile), profile))
+        slope = game.marginals(candidate)
+        left = scale.residual(candidate, slope)
+        better = (left < residual) & jnp.isfinite(slope).all()
+        return (
+            jnp.where(better, candidate, profile),
+            jnp.where(better, slope, marginals),
+            jnp.where(better, left, residual),
+            rounds + 1,
+            better & (left < residual / 2),
+        )
+
+    begin = (found.profile, found.marginals, found.residual, jnp.zeros((), int), found.status == CONVERGED)
+    profile, marginals, residual, rounds, _ = lax.while_loop(unfinished, body, begin)
+    return profile, marginals, residual, rounds
+
+
+@jax.tree_util.register_pytree_node_class
+class _Carried:
+    """A game or solver on its way into jit: a pytree travels as one, any other object by identity."""
+
+    def __init__(self, tree: Any, opaque: Any):
+        self.tree, self.opaque = tree, opaque
+
+    @classmethod
+    def wrap(cls, x: Any) -> _Carried:
+        return cls(None, x) if jax.tree_util.treedef_is_leaf(jax.tree.structure(x)) else cls(x, None)
+
+    def unwrap(self) -> Any:
+        return self.tree if self.opaque is None else self.opaque
+
+    def tree_flatten(self):
+        return (self.tree,), self.opaque
+
+    @classmethod
+    def tree_unflatten(cls, opaque, children):
+        return cls(children[0], opaque)

@@ -1,0 +1,178 @@
+"""The game map of a quadratic game, or a game's map linearised at a profile: F(W) = J W − linear.
+
+J has the two parts that every solver exploits: what an agent's own mixture does to its own marginals (`Blocks`) and
+what the mixtures of all agents do to them (`Aggregate`, `Edges`, `Full`). Nothing here is n × n unless the game is.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import jax.numpy as jnp
+from jax import Array
+from jax.experimental.sparse import BCOO
+
+from jaxgame._pytree import pytree
+
+
+def column(x: Array) -> Array:
+    """A scalar, or an (n,) array as a column that multiplies (n, D)."""
+    return x if x.ndim == 0 else x[:, None]
+
+
+def per_agent(x: Array, n: int) -> Array:
+    return jnp.broadcast_to(x, (n,))
+
+
+@pytree()
+class Blocks:
+    """Own blocks M_i = diag(h_i) + Σ_k c_ik Q_k + N_i, kept in parts so that a shared matrix stays one matrix."""
+
+    diagonal: Array  # (1 or n, 1 or D)
+    terms: tuple[tuple[Array, Array], ...] = ()  # pairs: coefficients (n,), matrix (D, D)
+    dense: Array | None = None  # (n, D, D)
+
+    @property
+    def is_diagonal(self) -> bool:
+        return not self.terms and self.dense is None
+
+    def apply(self, mixtures: Array) -> Array:
+        """M_i w_i for every agent, (n, D)."""
+        out = self.diagonal * mixtures
+        for coefficient, matrix in self.terms:
+            out = out + coefficient[:, None] * (mixtures @ matrix.T)
+        if self.dense is not None:
+            out = out + jnp.einsum("ide,ie->id", self.dense, mixtures)
+        return out
+
+    def matrices(self, n: int, n_groups: int) -> Array:
+        """All blocks, (n, D, D)."""
+        out = jnp.broadcast_to(self.diagonal, (n, n_groups))[:, :, None] * jnp.eye(n_groups, dtype=self.diagonal.dtype)[None]
+        for coefficient, matrix in self.terms:
+            out = out + coefficient[:, None, None] * matrix[None]
+        return out if self.dense is None else out + self.dense
+
+    def scaled(self, factor: Array) -> Blocks:
+        terms = tuple((coefficient * factor, matrix) for coefficient, matrix in self.terms)
+        return Blocks(self.diagonal * factor, terms, None if self.dense is None else self.dense * factor)
+
+
+@pytree(static=("held",))
+class Aggregate:
+    """Every agent meets L_i S with S = Σ_j reach_j w_j: rank D. L_i = sensitivity_i · B, or `left[i]` where B is None.
+
+    `held`: agents take S as given (Wardrop), so that their own part of S is no part of their utility's curvature.
+    """
+
+    sensitivity: Array  # (n,)
+    B: Array | None  # (D, D)
+    reach: Array  # (n,)
+    left: Array | None = None  # (n, D, D)
+    held: bool = False
+
+    def apply(self, mixtures: Array) -> Array:
+        return self.spread(self.reach @ mixtures)
+
+    def spread(self, aggregate: Array) -> Array:
+        """What each agent meets at the aggregate S (D,): (n, D)."""
+        if self.B is None:
+            return jnp.einsum("ide,e->id", self.left, aggregate)
+        return self.sensitivity[:, None] * (self.B @ aggregate)[None]
+
+    def columns(self) -> Array:
+        """L_i, (n, D, D)."""
+        return self.sensitivity[:, None, None] * self.B[None] if self.left is None and self.B is not None else jnp.asarray(self.left)
+
+    def dense(self, n: int, n_groups: int) -> Array:
+        return self.columns()[:, :, None, :] * self.reach[None, None, :, None]
+
+    def scaled(self, factor: Array) -> Aggregate:
+        left = None if self.left is None else self.left * factor
+        return Aggregate(self.sensitivity * factor, self.B, self.reach, left, self.held)
+
+
+@pytree()
+class Edges:
+    """Agent i meets scale_i · B Σ_j weights_ij w_j (or `left[i]` in place of scale_i · B); weights dense or BCOO."""
+
+    scale: Array  # (n,)
+    weights: Any  # (n, n)
+    B: Array | None  # (D, D); None with left None: identity
+    left: Array | None = None  # (n, D, D)
+
+    def apply(self, mixtures: Array) -> Array:
+        met = self.weights @ mixtures
+        if self.left is not None:
+            return jnp.einsum("ide,ie->id", self.left, met)
+        return self.scale[:, None] * (met if self.B is None else met @ self.B.T)
+
+    def dense(self, n: int, n_groups: int) -> Array:
+        weights = self.weights.todense() if isinstance(self.weights, BCOO) else self.weights
+        if self.left is not None:
+            return self.left[:, :, None, :] * weights[:, None, :, None]
+        matrix = jnp.eye(n_groups, dtype=self.scale.dtype) if self.B is None else self.B
+        return (self.scale[:, None] * weights)[:, None, :, None] * matrix[None, :, None, :]
+
+    def scaled(self, factor: Array) -> Edges:
+        return Edges(self.scale * factor, self.weights, self.B, None if self.left is None else self.left * factor)
+
+
+@pytree()
+class Full:
+    """Agent i meets Σ_j B_ij w_j with B (n, n, D, D) and no self blocks."""
+
+    B: Array
+
+    def apply(self, mixtures: Array) -> Array:
+        return jnp.einsum("ijde,je->id", self.B, mixtures)
+
+    def dense(self, n: int, n_groups: int) -> Array:
+        return jnp.swapaxes(self.B, 1, 2)
+
+    def scaled(self, factor: Array) -> Full:
+        return Full(self.B * factor)
+
+
+@pytree()
+class AffineMap:
+    """F(W) = own(W) + others(W) − linear; a matrix is never formed unless `dense` is called."""
+
+    linear: Array  # (n, D)
+    own: Blocks
+    others: Aggregate | Edges | Full
+
+    @property
+    def is_aggregative(self) -> bool:
+        return isinstance(self.others, Aggregate)
+
+    def apply(self, mixtures: Array) -> Array:
+        """J W, (n, D)."""
+        return self.own.apply(mixtures) + self.others.apply(mixtures)
+
+    def __call__(self, mixtures: Array) -> Array:
+        return self.apply(mixtures) - self.linear
+
+    def dense(self) -> Array:
+        """J as (n·D, n·D)."""
+        n, n_groups = self.linear.shape
+        agents = jnp.arange(n)
+        jacobian = self.others.dense(n, n_groups).at[agents, :, agents, :].add(self.own.matrices(n, n_groups))
+        return jacobian.reshape(n * n_groups, n * n_groups)
+
+    def own_curvature(self) -> Blocks:
+        """−∂²U_i/∂w_i² for every agent: the own blocks with what the agent's own mixture does through the aggregate."""
+        others = self.others
+        if not isinstance(others, Aggregate) or others.held:
+            return self.own
+        if others.B is None:
+            return Blocks(self.own.diagonal, self.own.terms, self.own.dense + others.reach[:, None, None] * others.columns())
+        # Coefficients of one and the same matrix are summed, so that an excluded own part cancels exactly.
+        merged = {id(others.B): (others.reach * others.sensitivity, others.B)}
+        for coefficient, matrix in self.own.terms:
+            known = merged.get(id(matrix))
+            merged[id(matrix)] = (coefficient if known is None else coefficient + known[0], matrix)
+        return Blocks(self.own.diagonal, tuple(merged.values()), self.own.dense)
+
+    def scaled(self, factor: Array) -> AffineMap:
+        """The map of the game whose utilities are all multiplied by a positive factor."""
+        return AffineMap(self.linear * factor, self.own.scaled(factor), self.others.scaled(factor))

@@ -1,0 +1,158 @@
+"""How agents meet: through a mean, along a network, or pair by pair (theory §2, design §3).
+
+A coupling is checked against a game's size when the game is built; then it tells what each agent meets, what the
+agent's marginals lose by meeting it, and the affine form of both for solvers.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import jax.numpy as jnp
+from jax import Array
+from jax.experimental.sparse import BCOO
+
+from jaxgame import _checks
+from jaxgame._pytree import assign, pytree
+from jaxgame.games.affine import Aggregate, Blocks, Edges, Full, column, per_agent
+
+
+@pytree(static=("atomic", "include_self"))
+class MeanField:
+    """Agent i meets sensitivity_i · B S, S = Σ_j reach_j w_j (without j = i if not `include_self`).
+
+    B (D, D); sensitivity scalar or (n,), any sign; reach (n,) ≥ 0 summing to 1, uniform by default.
+    atomic=True (Nash): an agent counts its own effect on S; it matters only with include_self. atomic=False (Wardrop):
+    the agent takes S as given, and its marginals are not the gradient of its utility.
+    """
+
+    B: Any
+    sensitivity: Any = 1.0
+    reach: Any = None
+    atomic: bool = True
+    include_self: bool = True
+
+    def __init__(self, B, *, sensitivity=1.0, reach=None, atomic=True, include_self=True):
+        dtype = _checks.float_dtype(B, sensitivity, reach)
+        B = _checks.array("B", B, dtype, ("D", "D"))
+        if B.shape[0] != B.shape[1]:
+            raise ValueError(f"B has shape {B.shape}, expected a square matrix (D, D)")
+        if not (isinstance(atomic, bool) and isinstance(include_self, bool)):
+            raise ValueError(f"atomic and include_self must be True or False, got {atomic!r} and {include_self!r}")
+        sensitivity = _checks.array("sensitivity", sensitivity, dtype, (), ("n",))
+        if reach is not None:
+            reach = _checks.shares("reach", _checks.array("reach", reach, dtype, ("n",)), reach)
+        assign(self, B=B, sensitivity=sensitivity, reach=reach, atomic=atomic, include_self=include_self)
+
+    @property
+    def arrays(self):
+        return self.B, self.sensitivity, self.reach
+
+    def sized(self, n: int, n_groups: int, dtype) -> MeanField:
+        _checks.array("coupling.B", self.B, dtype, (n_groups, n_groups))
+        _checks.array("coupling.sensitivity", self.sensitivity, dtype, (), (n,))
+        reach = jnp.full(n, 1 / n, dtype) if self.reach is None else _checks.array("coupling.reach", self.reach, dtype, (n,))
+        return MeanField(
+            jnp.asarray(self.B, dtype),
+            sensitivity=jnp.asarray(self.sensitivity, dtype),
+            reach=reach,
+            atomic=self.atomic,
+            include_self=self.include_self,
+        )
+
+    def meets(self, profile: Array) -> Array:
+        weight = column(self.sensitivity)
+        met = weight * jnp.broadcast_to(self.B @ (self.reach @ profile), profile.shape)
+        return met if self.include_self else met - weight * self.reach[:, None] * (profile @ self.B.T)
+
+    def slope(self, profile: Array) -> Array:
+        met = self.meets(profile)
+        if self.atomic and self.include_self:
+            return met + column(self.sensitivity) * self.reach[:, None] * (profile @ self.B)
+        return met
+
+    def affine(self, own: Blocks) -> tuple[Blocks, Aggregate]:
+        n = self.reach.shape[0]
+        sensitivity = per_agent(self.sensitivity, n)
+        if not self.include_self:
+            own = Blocks(own.diagonal, (*own.terms, (-sensitivity * self.reach, self.B)), own.dense)
+        elif self.atomic:
+            own = Blocks(own.diagonal, (*own.terms, (sensitivity * self.reach, self.B.T)), own.dense)
+        held = self.include_self and not self.atomic
+        return own, Aggregate(sensitivity, self.B, self.reach, None, held)
+
+
+@pytree()
+class Network:
+    """Agent i meets Σ_j weights_ij B w_j; weights (n, n) dense or BCOO with a zero diagonal, B (D, D), default identity."""
+
+    weights: Any
+    B: Any = None
+
+    def __post_init__(self):
+        dtype = _checks.float_dtype(self.weights, self.B)
+        weights = self.weights
+        if isinstance(weights, BCOO):
+            weights = BCOO((jnp.asarray(weights.data, dtype), weights.indices), shape=weights.shape)
+        else:
+            weights = _checks.array("weights", weights, dtype, ("n", "n"))
+        if weights.shape[0] != weights.shape[1]:
+            raise ValueError(f"weights has shape {weights.shape}, expected a square matrix (n, n)")
+        _checks.network("weights", weights, weights.shape[0])
+        B = None if self.B is None else _checks.array("B", self.B, dtype, ("D", "D"))
+        assign(self, weights=weights, B=B)
+
+    @property
+    def arrays(self):
+        return self.weights, self.B
+
+    def sized(self, n: int, n_groups: int, dtype) -> Network:
+        if self.weights.shape != (n, n):
+            raise ValueError(f"coupling.weights has shape {self.weights.shape}, expected ({n}, {n})")
+        B = None if self.B is None else _checks.array("coupling.B", self.B, dtype, (n_groups, n_groups))
+        return Network(cast(self.weights, dtype), B)
+
+    def meets(self, profile: Array) -> Array:
+        met = self.weights @ profile
+        return met if self.B is None else met @ self.B.T
+
+    slope = meets
+
+    def affine(self, own: Blocks) -> tuple[Blocks, Edges]:
+        return own, Edges(jnp.ones(self.weights.shape[0], self.weights.dtype), self.weights, self.B)
+
+
+@pytree()
+class Dense:
+    """Agent i meets Σ_{j≠i} B_ij w_j; B (n, n, D, D). The blocks B_ii are not used."""
+
+    B: Any
+
+    def __post_init__(self):
+        B = _checks.array("B", self.B, _checks.float_dtype(self.B), ("n", "n", "D", "D"))
+        if B.shape[0] != B.shape[1] or B.shape[2] != B.shape[3]:
+            raise ValueError(f"B has shape {B.shape}, expected (n, n, D, D)")
+        agents = jnp.arange(B.shape[0])
+        assign(self, B=B.at[agents, agents].set(0))
+
+    @property
+    def arrays(self):
+        return (self.B,)
+
+    def sized(self, n: int, n_groups: int, dtype) -> Dense:
+        return Dense(_checks.array("coupling.B", self.B, dtype, (n, n, n_groups, n_groups)))
+
+    def meets(self, profile: Array) -> Array:
+        return jnp.einsum("ijde,je->id", self.B, profile)
+
+    slope = meets
+
+    def affine(self, own: Blocks) -> tuple[Blocks, Full]:
+        return own, Full(self.B)
+
+
+def cast(weights: Any, dtype) -> Any:
+    """Network weights in another dtype."""
+    if isinstance(weights, BCOO):
+        return BCOO((jnp.asarray(weights.data, dtype), weights.indices), shape=weights.shape)
+    return jnp.asarray(weights, dtype)

@@ -1,0 +1,72 @@
+"""Games with quadratic utilities (design §3)."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from jax import Array
+
+from jaxgame import _checks
+from jaxgame._pytree import assign, pytree
+from jaxgame.games import curvature as curvatures
+from jaxgame.games.affine import AffineMap
+from jaxgame.games.coupling import Dense, MeanField, Network
+
+
+@pytree()
+class QuadraticGame:
+    """U_i = linear_i·w_i − ½ w_iᵀ C_i w_i − w_iᵀ(what i meets).
+
+    linear: (n, D). curvature C: scalar | (n,) | (D, D) shared | (n, D, D), symmetric | `Diagonal(h)` | `Scaled(q, Q)`; a
+    plain 2-D array is always the shared (D, D) matrix. coupling: `MeanField`, `Network` or `Dense`.
+
+    Raises ValueError naming the argument for wrong shapes, asymmetric curvature, NaN or infinity. An indefinite
+    curvature is not an error: the certificate reports that the utilities are not concave.
+    """
+
+    linear: Any
+    curvature: Any
+    coupling: Any
+
+    def __init__(self, linear, curvature, *, coupling):
+        if not isinstance(coupling, (MeanField, Network, Dense)):
+            raise ValueError(f"coupling must be MeanField, Network or Dense, got {type(coupling).__name__}")
+        dtype = _checks.float_dtype(linear, curvature, coupling.arrays)
+        linear = _checks.array("linear", linear, dtype, ("n", "D"))
+        n, n_groups = linear.shape
+        if n == 0 or n_groups == 0:
+            raise ValueError(f"linear has shape {linear.shape}, expected at least one agent and one group")
+        assign(
+            self,
+            linear=linear,
+            curvature=curvatures.checked(curvature, n, n_groups, dtype),
+            coupling=coupling.sized(n, n_groups, dtype),
+        )
+
+    @property
+    def n_agents(self) -> int:
+        return self.linear.shape[-2]
+
+    @property
+    def n_groups(self) -> int:
+        return self.linear.shape[-1]
+
+    @property
+    def reach(self) -> Array | None:
+        """Weights of the representation, (n,); None: uniform."""
+        return self.coupling.reach if isinstance(self.coupling, MeanField) else None
+
+    def utilities(self, profile: Array) -> Array:
+        """U_i, (n,)."""
+        own = curvatures.blocks(self.curvature, self.n_agents).apply(profile)
+        return ((self.linear - own / 2 - self.coupling.meets(profile)) * profile).sum(-1)
+
+    def marginals(self, profile: Array) -> Array:
+        """g_i = ∂U_i/∂w_i, (n, D); with a Wardrop mean field the aggregate is held fixed."""
+        own = curvatures.blocks(self.curvature, self.n_agents).apply(profile)
+        return self.linear - own - self.coupling.slope(profile)
+
+    def affine(self) -> AffineMap:
+        """The game map F = −g."""
+        own, others = self.coupling.affine(curvatures.blocks(self.curvature, self.n_agents))
+        return AffineMap(self.linear, own, others)

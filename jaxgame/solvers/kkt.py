@@ -1,0 +1,140 @@
+"""The one linear system behind Newton steps, interior-point steps, supports and derivatives.
+
+Given an affine game map with Jacobian J, a diagonal θ ≥ 0 and faces A (one an agent), find x and multipliers μ with
+
+    (J x)_id + θ_id x_id + μ_i = rhs_id  for d in A_i,    x_id = 0 off A_i,    Σ_d x_id = total_i.
+
+`factorise` does the work once and returns a function of (rhs, total): through the D × D Schur complement of the
+aggregate where agents meet through one (never n × n), as one bordered LU where the game is small, else matrix-free.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import jax
+import jax.numpy as jnp
+from jax import Array
+from jax.scipy.linalg import lu_factor, lu_solve
+from jax.scipy.sparse.linalg import gmres
+
+from jaxgame.games.affine import AffineMap, Aggregate
+
+DENSE_LIMIT = 4096  # n·D up to which a dense LU (at most 4097² × 8 B = 134 MB, about a second) beats Krylov iterations
+
+Solve = Callable[[Array, Array], tuple[Array, Array]]
+
+
+def factorise(affine: AffineMap, theta: Array, face: Array) -> Solve:
+    """Factor the system for θ (n, D) and faces (n, D) bool, none empty; returns (rhs (n, D), total (n,)) -> (x, μ)."""
+    if isinstance(affine.others, Aggregate):
+        return _aggregative(affine, affine.others, theta, face)
+    if theta.size <= DENSE_LIMIT:
+        return _dense(affine, theta, face)
+    return _krylov(affine, theta, face)
+
+
+def _aggregative(affine: AffineMap, others: Aggregate, theta: Array, face: Array) -> Solve:
+    """x_i = p_i − G_i L_i S with G_i the agent's own inverse on its face; S solves a D × D system."""
+    own = _own_diagonal(affine, theta, face) if affine.own.is_diagonal else _own_dense(affine, theta, face)
+    n_groups = theta.shape[1]
+    identity = jnp.eye(n_groups, dtype=theta.dtype)
+    if affine.own.is_diagonal and others.B is not None:
+        inverse = jnp.where(face, 1 / (affine.own.diagonal + theta), 0)
+        weight = (others.reach * others.sensitivity)[:, None] * inverse
+        shared = jnp.diag(weight.sum(0)) - (weight / inverse.sum(1, keepdims=True)).T @ inverse
+        reduced = identity + shared @ others.B
+    else:
+        zero = jnp.zeros(theta.shape[0], theta.dtype)
+        response = jax.vmap(lambda columns: own(columns, zero)[0], in_axes=2, out_axes=2)(others.columns())
+        reduced = identity + jnp.tensordot(others.reach, response, 1)
+    factor = lu_factor(reduced)
+
+    def solve(rhs: Array, total: Array) -> tuple[Array, Array]:
+        alone, _ = own(rhs, total)
+        aggregate = lu_solve(factor, others.reach @ alone)
+        return own(rhs - others.spread(aggregate), total)
+
+    return solve
+
+
+def _own_diagonal(affine: AffineMap, theta: Array, face: Array) -> Solve:
+    inverse = jnp.where(face, 1 / (affine.own.diagonal + theta), 0)
+    mass = inverse.sum(1)
+
+    def own(rhs: Array, total: Array) -> tuple[Array, Array]:
+        mu = ((inverse * rhs).sum(1) - total) / mass
+        return inverse * (rhs - mu[:, None]), mu
+
+    return own
+
+
+def _own_dense(affine: AffineMap, theta: Array, face: Array) -> Solve:
+    """Bordered inverses of all own blocks.
+
+    A multiple of 11ᵀ on the face moves only μ and makes a block invertible that is so on the tangent space alone.
+    """
+    n, n_groups = theta.shape
+    matrices = affine.own.matrices(n, n_groups)
+    scale = jnp.abs(jnp.diagonal(matrices, axis1=1, axis2=2)).mean(1)
+    scale = jnp.where(scale > 0, scale, 1)[:, None, None]
+    both = face[:, :, None] & face[:, None, :]
+    eye = jnp.eye(n_groups, dtype=theta.dtype)[None]
+    blocks = jnp.where(both, matrices + scale, 0) + eye * jnp.where(face, theta, 1)[:, :, None]
+    inverse = jnp.where(both, jnp.linalg.inv(blocks), 0)
+    right, left = inverse.sum(2), inverse.sum(1)
+    mass = right.sum(1)
+
+    def own(rhs: Array, total: Array) -> tuple[Array, Array]:
+        mu = ((left * rhs).sum(1) - total) / mass
+        x = jnp.einsum("ide,ie->id", inverse, rhs) - mu[:, None] * right
+        return x, mu - scale[:, 0, 0] * total
+
+    return own
+
+
+def _dense(affine: AffineMap, theta: Array, face: Array) -> Solve:
+    n, n_groups = theta.shape
+    size = n * n_groups
+    mask = face.reshape(size)
+    jacobian = jnp.where(mask[:, None] & mask[None, :], affine.dense(), 0)
+    jacobian = jacobian + jnp.diag(jnp.where(mask, theta.reshape(size), 1))
+    border = (jnp.arange(size)[:, None] // n_groups == jnp.arange(n)[None, :]) & mask[:, None]
+    border = jnp.asarray(border, theta.dtype)
+    factor = lu_factor(jnp.block([[jacobian, border], [border.T, jnp.zeros((n, n), theta.dtype)]]))
+
+    def solve(rhs: Array, total: Array) -> tuple[Array, Array]:
+        out = lu_solve(factor, jnp.concatenate([jnp.where(face, rhs, 0).reshape(size), total]))
+        return out[:size].reshape(n, n_groups), out[size:]
+
+    return solve
+
+
+def _krylov(affine: AffineMap, theta: Array, face: Array) -> Solve:
+    """GMRES on the tangent space of the faces, preconditioned by every agent's own block. Memory: 30 profiles."""
+    own = _own_diagonal(affine, theta, face) if affine.own.is_diagonal else _own_dense(affine, theta, face)
+    count = face.sum(1)
+    zero = jnp.zeros(theta.shape[0], theta.dtype)
+
+    def tangent(x: Array) -> Array:
+        mean = jnp.where(face, x, 0).sum(1) / count
+        return jnp.where(face, x - mean[:, None], 0)
+
+    def operator(x: Array) -> Array:
+        return tangent(affine.apply(x) + theta * x)
+
+    def solve(rhs: Array, total: Array) -> tuple[Array, Array]:
+        start, _ = own(rhs, total)
+        change, _ = gmres(
+            operator,
+            tangent(rhs - affine.apply(start) - theta * start),
+            M=lambda r: own(r, zero)[0],
+            tol=float(jnp.finfo(theta.dtype).eps) * 10,
+            restart=30,
+            maxiter=20,
+        )
+        x = start + tangent(change)
+        left = jnp.where(face, rhs - affine.apply(x) - theta * x, 0)
+        return x, left.sum(1) / count
+
+    return solve

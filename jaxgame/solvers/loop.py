@@ -1,0 +1,127 @@
+"""The one loop around every solver: stopping, finiteness, best-so-far, history, status.
+
+A solver is any object with
+
+    init(game, profile (n, D)) -> state      and      step(game, state) -> state
+
+where a state is a pytree of arrays that is the profile itself or carries it as the attribute `profile` (or, for a tuple,
+as its first element). A state may also carry `marginals` at its profile, which saves the loop an evaluation, and
+`evaluations`, how many times it has evaluated marginals. Solvers contain no loop over steps, no stopping and no jit.
+
+Optional on the solver: `check(game)` raises ValueError before the start for a game that it cannot treat; `max_steps`, its
+default; `stall`, the steps without progress after which to give up; `evaluations_per_step`.
+"""
+
+from __future__ import annotations
+
+from typing import Any, Protocol
+
+import jax
+import jax.numpy as jnp
+from jax import Array, lax
+
+from jaxgame._pytree import pytree
+from jaxgame.solvers.scale import Scale
+
+CONVERGED, MAX_STEPS, NONFINITE, STALLED = range(4)
+
+
+class Solver(Protocol):
+    """The public solver protocol; see the module's docstring."""
+
+    def init(self, game: Any, profile: Array) -> Any: ...
+
+    def step(self, game: Any, state: Any) -> Any: ...
+
+
+@pytree()
+class Progress:
+    """What the loop carries; the best profile is what it returns."""
+
+    state: Any
+    profile: Array
+    marginals: Array
+    residual: Array
+    status: Array
+    steps: Array
+    since: Array  # steps since the best profile
+    evaluations: Array | None  # of the marginals, known at the end
+    history: Array  # (max_steps,) with NaN where no step was made, or (0,)
+
+
+def profile_of(state: Any) -> Array:
+    """The profile that a solver's state stands for."""
+    if hasattr(state, "profile"):
+        return state.profile
+    if isinstance(state, dict) and "profile" in state:
+        return state["profile"]
+    if isinstance(state, (tuple, list)):
+        return state[0]
+    if hasattr(state, "ndim"):
+        return state
+    raise ValueError(f"solver state {type(state).__name__} has no profile: make it the profile, or give it the attribute `profile`")
+
+
+def run(
+    game: Any, solver: Solver, profile: Array, scale: Scale, *, tol: Array, max_steps: Array, patience: Array, record: int = 0
+) -> Progress:
+    """Iterate until the natural residual is at most tol (or at rounding), max_steps, or nothing finite is left.
+
+    `patience`: steps without a new best residual after which the solver counts as stalled.
+    `record`: how many residuals to keep (static).
+    """
+
+    def observe(state: Any) -> tuple[Array, Array, Array]:
+        here = profile_of(state)
+        marginals = getattr(state, "marginals", None)
+        marginals = game.marginals(here) if marginals is None else marginals
+        residual = scale.residual(here, marginals)
+        return here, marginals, jnp.where(jnp.isfinite(marginals).all(), residual, jnp.nan)
+
+    def verdict(marginals: Array, residual: Array) -> Array:
+        done = residual <= jnp.maximum(tol, scale.floor(marginals))
+        return jnp.where(done, CONVERGED, -1)
+
+    state = solver.init(game, profile)
+    here, marginals, residual = observe(state)
+    start = Progress(
+        state=state,
+        profile=here,
+        marginals=marginals,
+        residual=jnp.where(jnp.isfinite(residual), residual, jnp.inf),
+        status=jnp.where(jnp.isfinite(residual), verdict(marginals, residual), NONFINITE),
+        steps=jnp.zeros((), int),
+        since=jnp.zeros((), int),
+        evaluations=None,
+        history=jnp.full(record, jnp.nan, profile.dtype),
+    )
+
+    def unfinished(now: Progress) -> Array:
+        return (now.status < 0) & (now.steps < max_steps)
+
+    def body(now: Progress) -> Progress:
+        state = solver.step(game, now.state)
+        here, marginals, residual = observe(state)
+        finite = jnp.isfinite(residual)
+        better = finite & (residual < now.residual)
+        since = jnp.where(better, 0, now.since + 1)
+        status = verdict(marginals, jnp.where(finite, residual, jnp.inf))
+        status = jnp.where(status == CONVERGED, status, jnp.where(since > patience, STALLED, -1))
+        status = jnp.where(finite, status, NONFINITE)
+        return Progress(
+            state=state,
+            profile=jnp.where(better, here, now.profile),
+            marginals=jnp.where(better, marginals, now.marginals),
+            residual=jnp.where(better, residual, now.residual),
+            status=status,
+            steps=now.steps + 1,
+            since=since,
+            evaluations=None,
+            history=now.history.at[now.steps].set(residual, mode="drop") if record else now.history,
+        )
+
+    end = lax.while_loop(unfinished, body, start)
+    evaluations = getattr(end.state, "evaluations", end.steps * getattr(solver, "evaluations_per_step", 1) + 1)
+    return end.replace(  # pyright: ignore[reportAttributeAccessIssue]
+        status=jnp.where(end.status < 0, MAX_STEPS, end.status), state=None, evaluations=evaluations
+    )
