@@ -10,7 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array, lax
 
-from jaxgame import _checks, simplex
+from jaxgame import _checks
 from jaxgame._pytree import pytree
 from jaxgame.certificate.gap import concave_agents, gaps
 from jaxgame.games import dtype_of, is_aggregative, is_quadratic, linearise, representation
@@ -18,7 +18,7 @@ from jaxgame.games.affine import AffineMap
 from jaxgame.solvers import AggregativeNewton, GoldenRatio, Newton, Solver
 from jaxgame.solvers.kkt import DENSE_LIMIT
 from jaxgame.solvers.loop import CONVERGED, MAX_STEPS, NONFINITE, STALLED, Progress, run
-from jaxgame.solvers.newton import natural_face, solve_on
+from jaxgame.solvers.newton import natural_face, project_on, solve_on
 from jaxgame.solvers.scale import Scale, measure, uniform
 
 POLISH_ROUNDS = 3
@@ -130,9 +130,8 @@ def solve(
         max_steps = default_steps
     elif _checks.concrete(max_steps) and not (float(max_steps) >= 0 and float(max_steps) == int(max_steps)):
         raise ValueError(f"max_steps is {max_steps}, expected an integer ≥ 0")
-    if init is None:
-        start = uniform(game, dtype)
-    else:
+    start = None
+    if init is not None:
         start = _checks.shares("init", _checks.array("init", init, dtype, shape), init)
     record = 0
     if history:
@@ -143,8 +142,8 @@ def solve(
         _Carried.wrap(game),
         _Carried.wrap(chosen),
         start,
-        jnp.asarray(tol, dtype),
-        jnp.asarray(max_steps, int),
+        tol,
+        max_steps,
         rescue=solver is None,
         record=record,
     )
@@ -172,16 +171,20 @@ def _has_newton(game: Any) -> bool:
 @functools.partial(jax.jit, static_argnames=("rescue", "record"))
 def _solve(carried_game, carried_solver, start, tol, max_steps, *, rescue: bool, record: int) -> dict[str, Any]:
     game, solver = carried_game.unwrap(), carried_solver.unwrap()
-    scale = measure(game, start.dtype)
+    dtype = dtype_of(game)
+    start = uniform(game, dtype) if start is None else start
+    tol, max_steps = jnp.asarray(tol, dtype), jnp.asarray(max_steps, int)
+    scale = measure(game, dtype)
+    finish = isinstance(solver, Newton)
     stall = getattr(solver, "stall", FIRST_ORDER_STALL)
-    found = run(game, solver, start, scale, tol=tol, max_steps=max_steps, patience=stall, record=record)
+    found = run(game, solver, start, scale, tol=tol, max_steps=max_steps, patience=stall, record=record, finish=finish)
     steps, evaluations = found.steps, found.evaluations
     if rescue and not isinstance(solver, GoldenRatio):
         again = _rescue(game, found, scale, tol, max_steps)
         steps, evaluations = steps + again.steps, evaluations + again.evaluations
         found = again.replace(history=found.history)
     profile, marginals, residual = found.profile, found.marginals, found.residual
-    if _has_newton(game):
+    if _has_newton(game) and not finish:
         profile, marginals, residual, extra = _polish(game, found, scale)
         evaluations = evaluations + extra
     failed = found.status == NONFINITE
@@ -227,7 +230,8 @@ def _polish(game: Any, found: Progress, scale: Scale) -> tuple[Array, Array, Arr
     def body(carry):
         profile, marginals, residual, rounds, _ = carry
         affine: AffineMap = linearise(game, profile).scaled(1 / scale.sigma)
-        candidate = simplex.project(solve_on(affine, natural_face(affine, profile), profile))
+        face = natural_face(affine, profile)
+        candidate = project_on(solve_on(affine, face, profile), face)
         slope = game.marginals(candidate)
         left = scale.residual(candidate, slope)
         better = (left < residual) & jnp.isfinite(slope).all()

@@ -26,6 +26,7 @@ from jax.typing import ArrayLike
 _NETWORK_LIMIT = 32  # measured on CPU: beyond it the network spills registers and its compilation takes seconds
 
 
+@functools.partial(jax.jit, static_argnames="axis")
 def project(x: ArrayLike, axis: int = -1) -> Array:
     """Euclidean projection on the simplex {w >= 0, sum w = 1} along `axis`; any batch, same shape and dtype.
 
@@ -42,6 +43,7 @@ def project(x: ArrayLike, axis: int = -1) -> Array:
     return _project(x, _checked_axis(x, axis))
 
 
+@functools.partial(jax.jit, static_argnames="axis")
 def waterfill(linear: ArrayLike, curvature: ArrayLike, axis: int = -1) -> Array:
     """The maximiser of b.w - sum_d h_d w_d^2 / 2 on the simplex along `axis`: w_d = max(b_d - mu, 0) / h_d (theory §3.4).
 
@@ -255,7 +257,7 @@ def _waterfill_network(b: Array, u: Array, axis: int) -> Array:
         on = fill_all < 1
         fill, slope, pivot = jnp.where(on, fill_all, fill), jnp.where(on, slope_all, slope), jnp.where(on, column, pivot)
     drop = (1 - fill) / slope
-    pivot = pivot / (slope / slope)  # exactly pivot: the division only has it materialised
+    pivot = pivot / jnp.sign(slope)  # exactly pivot: the division only has it materialised
     scale = 1 / _tree_sum([_positive((column - pivot) + drop) * weight for column, weight in columns])
     return _positive((b - pivot) + drop) * u * scale
 
@@ -281,16 +283,14 @@ def _newton(b: Array, u: Array | None, axis: int) -> Array:
 
     def step(state: Any) -> Any:
         (high, low), (total, slope, count), _ = state
-        # Far from the root a step stops short by its own rounding error, so that it never passes the root, where
-        # the support could be empty; close to it, a full step.
-        short = total * (1 - slack) - 1
-        low = low + jnp.where(short > 0, short, total - 1) / slope
-        level = _two_sum(high, low)
-        return level, masses(level), count
+        # From afar a step stops short by its own rounding error: past the root the support could be empty.
+        excess = jnp.where(total > 2, total * (1 - slack), total) - 1
+        level = _two_sum(high, low + excess / slope)
+        return level, masses(level), (total, count)
 
     def unfinished(state: Any) -> Array:
-        _, (total, _, count), before = state
-        return jnp.any((total * (1 - slack) > 1) | (count < before))
+        _, (_, _, count), (total_before, count_before) = state
+        return jnp.any((total_before > 2) | (count < count_before))
 
     if u is None:
         start = _two_sum(jnp.max(b, axis, keepdims=True), -1)
@@ -298,7 +298,7 @@ def _newton(b: Array, u: Array | None, axis: int) -> Array:
         best = jnp.argmax(b - 1 / u, axis, keepdims=True)
         start = _two_sum(jnp.take_along_axis(b, best, axis), -1 / jnp.take_along_axis(u, best, axis))
     first = masses(start)
-    level, (total, _, _), _ = lax.while_loop(unfinished, step, (start, first, first[2] + 1))
+    level, (total, _, _), _ = lax.while_loop(unfinished, step, (start, first, (first[0], first[2] + 1)))
     weights = _positive((b - level[0]) - level[1])
     return (weights if u is None else weights * u) / total
 

@@ -114,6 +114,11 @@ class AlignmentGame:
         )
 
     @property
+    def is_aggregative(self) -> bool:
+        """Whether agents meet only through a mean."""
+        return self.coupling is None
+
+    @property
     def n_agents(self) -> int:
         return self.targets.shape[-2]
 

@@ -84,6 +84,11 @@ class ConcaveGame:
         return self.meeting if self.network is None else self.network
 
     @property
+    def is_aggregative(self) -> bool:
+        """Whether agents meet only through a mean."""
+        return self.meeting == "mean"
+
+    @property
     def n_agents(self) -> int:
         return jax.tree.leaves(self.params)[0].shape[0]
 

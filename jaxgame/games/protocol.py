@@ -16,7 +16,8 @@ class Game(Protocol):
     """n agents choose mixtures over D groups. Everything else a solver can use is structure found on the object:
 
     `affine() -> AffineMap` (the game map is affine: a quadratic game), `linearise(profile) -> AffineMap` (its first-order
-    expansion without forming a dense Jacobian), `reach` (n,), weights of the representation.
+    expansion without forming a dense Jacobian), `reach` (n,), weights of the representation,
+    `is_aggregative`, whether agents meet only through an aggregate.
     """
 
     @property
@@ -37,9 +38,7 @@ def is_quadratic(game: Any) -> bool:
 
 def is_aggregative(game: Any) -> bool:
     """Whether agents meet only through an aggregate of D numbers."""
-    if is_quadratic(game):
-        return jax.eval_shape(lambda g: g.affine(), game).is_aggregative
-    return getattr(game, "meeting", None) == "mean"
+    return getattr(game, "is_aggregative", False)
 
 
 def linearise(game: Any, profile: Array) -> AffineMap:

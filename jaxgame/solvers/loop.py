@@ -5,8 +5,8 @@ A solver is any object with
     init(game, profile (n, D)) -> state      and      step(game, state) -> state
 
 where a state is a pytree of arrays that is the profile itself or carries it as the attribute `profile` (or, for a tuple,
-as its first element). A state may also carry `marginals` at its profile, which saves the loop an evaluation, and
-`evaluations`, how many times it has evaluated marginals. Solvers contain no loop over steps, no stopping and no jit.
+as its first element). A state may also carry `marginals` and the natural `residual` at its profile, which saves the loop
+computing them, and `evaluations`, how many times it has evaluated marginals. Solvers contain no loop over steps, no stopping and no jit.
 
 Optional on the solver: `check(game)` raises ValueError before the start for a game that it cannot treat; `max_steps`, its
 default; `stall`, the steps without progress after which to give up; `evaluations_per_step`.
@@ -63,23 +63,28 @@ def profile_of(state: Any) -> Array:
 
 
 def run(
-    game: Any, solver: Solver, profile: Array, scale: Scale, *, tol: Array, max_steps: Array, patience: Array, record: int = 0
+    game: Any, solver: Solver, profile: Array, scale: Scale, *, tol: Array, max_steps: Array, patience: int, record: int = 0, finish: bool = False
 ) -> Progress:
     """Iterate until the natural residual is at most tol (or at rounding), max_steps, or nothing finite is left.
 
     `patience`: steps without a new best residual after which the solver counts as stalled.
-    `record`: how many residuals to keep (static).
+    `record`: how many residuals to keep (static). `finish`: past tol, go on as long as every step lowers the residual, down
+    to rounding (static); for Newton steps, which reach it at once.
     """
 
     def observe(state: Any) -> tuple[Array, Array, Array]:
         here = profile_of(state)
         marginals = getattr(state, "marginals", None)
         marginals = game.marginals(here) if marginals is None else marginals
-        residual = scale.residual(here, marginals)
+        residual = getattr(state, "residual", None)
+        residual = scale.residual(here, marginals) if residual is None else residual
         return here, marginals, jnp.where(jnp.isfinite(marginals).all(), residual, jnp.nan)
 
-    def verdict(marginals: Array, residual: Array) -> Array:
-        done = residual <= jnp.maximum(tol, scale.floor(marginals))
+    def verdict(marginals: Array, residual: Array, better: Array | bool) -> Array:
+        floor = scale.floor(marginals)
+        done = residual <= jnp.maximum(tol, floor)
+        if finish:
+            done = done & ((residual <= floor) | ~jnp.asarray(better))
         return jnp.where(done, CONVERGED, -1)
 
     state = solver.init(game, profile)
@@ -89,7 +94,7 @@ def run(
         profile=here,
         marginals=marginals,
         residual=jnp.where(jnp.isfinite(residual), residual, jnp.inf),
-        status=jnp.where(jnp.isfinite(residual), verdict(marginals, residual), NONFINITE),
+        status=jnp.where(jnp.isfinite(residual), verdict(marginals, residual, True), NONFINITE),
         steps=jnp.zeros((), int),
         since=jnp.zeros((), int),
         evaluations=None,
@@ -105,14 +110,15 @@ def run(
         finite = jnp.isfinite(residual)
         better = finite & (residual < now.residual)
         since = jnp.where(better, 0, now.since + 1)
-        status = verdict(marginals, jnp.where(finite, residual, jnp.inf))
+        best = jnp.where(better, residual, now.residual)
+        status = verdict(marginals, best, better)
         status = jnp.where(status == CONVERGED, status, jnp.where(since > patience, STALLED, -1))
-        status = jnp.where(finite, status, NONFINITE)
+        status = jnp.where(finite | (status == CONVERGED), status, NONFINITE)
         return Progress(
             state=state,
             profile=jnp.where(better, here, now.profile),
             marginals=jnp.where(better, marginals, now.marginals),
-            residual=jnp.where(better, residual, now.residual),
+            residual=best,
             status=status,
             steps=now.steps + 1,
             since=since,
@@ -121,7 +127,8 @@ def run(
         )
 
     end = lax.while_loop(unfinished, body, start)
+    reached = end.residual <= jnp.maximum(tol, scale.floor(end.marginals))
     evaluations = getattr(end.state, "evaluations", end.steps * getattr(solver, "evaluations_per_step", 1) + 1)
     return end.replace(  # pyright: ignore[reportAttributeAccessIssue]
-        status=jnp.where(end.status < 0, MAX_STEPS, end.status), state=None, evaluations=evaluations
+        status=jnp.where(end.status < 0, jnp.where(reached, CONVERGED, MAX_STEPS), end.status), state=None, evaluations=evaluations
     )

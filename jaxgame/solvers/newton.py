@@ -39,7 +39,8 @@ class NewtonState:
     profile: Array
     marginals: Array
     point: Array  # the last Newton point before projection: complementary on its face, possibly outside the simplex
-    residual: Array  # of the best profile so far
+    residual: Array
+    best: Array  # lowest residual so far
     misses: Array  # trials in a row without a new best
     interior: Interior
     scale: Scale
@@ -60,47 +61,49 @@ class Newton:
     def init(self, game: Any, profile: Array) -> NewtonState:
         scale = measure(game, profile.dtype)
         marginals = game.marginals(profile)
+        residual = scale.residual(profile, marginals)
         return NewtonState(
             profile=profile,
             marginals=marginals,
+            residual=residual,
             point=profile,
-            residual=scale.residual(profile, marginals),
+            best=residual,
             misses=jnp.zeros((), int),
             interior=start_interior(game, scale, profile),
             scale=scale,
             evaluations=jnp.ones((), int),
         )
 
-    def trial(self, affine: AffineMap, base: Array) -> Array:
-        """The Newton point from `base`: optimality on the faces that `base` suggests."""
-        return solve_on(affine, natural_face(affine, base), base)
+    def trial(self, affine: AffineMap, base: Array) -> tuple[Array, Array]:
+        """The Newton point from `base` and its faces: optimality on the faces that `base` suggests."""
+        face = natural_face(affine, base)
+        return solve_on(affine, face, base), face
 
     def step(self, game: Any, state: NewtonState) -> NewtonState:
         searching = state.misses >= PATIENCE
         interior = lax.cond(searching, lambda s: interior_step(game, s.scale, s.interior), lambda s: s.interior, state)
         base = jnp.where(searching, interior.mixture, state.point)
-        point = self.trial(linearise(game, base).scaled(1 / state.scale.sigma), base)
-        profile = simplex.project(point)
+        point, face = self.trial(linearise(game, base).scaled(1 / state.scale.sigma), base)
+        # Every other step of a search offers the interior point itself: it gets there, if only to its own accuracy.
+        inside = searching & (state.misses % 2 == 1)
+        point = jnp.where(inside, interior.mixture, point)
+        profile = project_on(point, face | inside)
         marginals = game.marginals(profile)
         residual = state.scale.residual(profile, marginals)
-        better = residual < state.residual * 0.99
-        # In a search the interior point itself is the fallback iterate: it always gets there, if only to its own accuracy.
-        fallback = simplex.project(interior.mixture)
-        fallback_marginals = game.marginals(fallback)
-        fallback_residual = state.scale.residual(fallback, fallback_marginals)
-        use_fallback = searching & ~(residual <= fallback_residual)
+        usable = jnp.isfinite(point).all() & jnp.isfinite(marginals).all()
+        better = usable & (residual < 0.99 * state.best)
         if not is_quadratic(game):
             point = profile  # a utility need not be defined outside the simplex
-        usable = jnp.isfinite(point).all() & jnp.isfinite(residual)
         return NewtonState(
-            profile=jnp.where(use_fallback, fallback, jnp.where(usable, profile, state.profile)),
-            marginals=jnp.where(use_fallback, fallback_marginals, jnp.where(usable, marginals, state.marginals)),
+            profile=jnp.where(usable, profile, state.profile),
+            marginals=jnp.where(usable, marginals, state.marginals),
+            residual=jnp.where(usable, residual, state.residual),
             point=jnp.where(usable, point, state.point),
-            residual=jnp.where(better, residual, state.residual),
-            misses=jnp.where(better & ~searching, 0, jnp.where(usable, state.misses + 1, PATIENCE)),
+            best=jnp.where(better, residual, state.best),
+            misses=jnp.where(better & ~searching, 0, jnp.where(usable, state.misses + 1, jnp.maximum(state.misses + 1, PATIENCE))),
             interior=interior,
             scale=state.scale,
-            evaluations=state.evaluations + jnp.where(searching, 3, 1),
+            evaluations=state.evaluations + jnp.where(searching, 2, 1),
         )
 
 
@@ -126,6 +129,11 @@ def solve_on(affine: AffineMap, face: Array, centre: Array) -> Array:
     left = affine.linear - affine.apply(x)
     correction, _ = solve(left, total - x.sum(1))
     return x + correction
+
+
+def project_on(point: Array, face: Array) -> Array:
+    """The mixtures of the faces nearest to a point: exactly zero off the faces."""
+    return simplex.project(jnp.where(face, point, -jnp.inf))
 
 
 def own_diagonal(affine: AffineMap) -> Array:

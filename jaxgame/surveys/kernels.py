@@ -24,6 +24,7 @@ def mean_answers(tables: Sequence[jax.Array], values: Sequence[np.ndarray]) -> j
     return jnp.stack(means, axis=-1)
 
 
+@jax.jit
 def gaussian(positions: jax.Array) -> jax.Array:
     """K_de = exp(−‖φ_d − φ_e‖² / 2h²), (…, D, D), of positions φ (…, D, Q); h is the median distance over pairs d < e.
 
@@ -41,6 +42,7 @@ def gaussian(positions: jax.Array) -> jax.Array:
     return jnp.where(width > 0, kernel, (squared == 0).astype(kernel.dtype))
 
 
+@jax.jit
 def match(tables: Sequence[jax.Array]) -> jax.Array:
     """K_de, (…, D, D): probability that a person of d and one of e give the same answer, averaged over questions.
 

@@ -210,35 +210,28 @@ class Survey:
         Each group's answers to each question: Dirichlet(counts + prior), its mean being `answers`. Shares:
         Dirichlet(people), its mean being `shares`. Weighted surveys: counts and people scaled to the effective sample
         size. Questions are drawn independently, since a table of counts does not hold how one respondent's answers go
-        together. seed: an integer or a JAX key.
+        together. seed: an integer or a JAX key (not traced: draws are made on the host). Raises ValueError.
         """
         self._single("posterior")
-        draws = _count("draws", draws)
-        of_shares, of_answers = jax.random.split(_key(seed))
+        random, draws = sampling.generator(seed), _count("draws", draws)
         counts, prior = self._stacked()
-        people = self.table.effective * _shares(self.table)
-        return self._drawn(
-            sampling.dirichlet(of_shares, jnp.asarray(people, self.dtype), draws),
-            sampling.dirichlet(of_answers, jnp.asarray(counts + prior, self.dtype), draws),
-        )
+        shares = sampling.dirichlet(random, self.table.effective * _shares(self.table), draws)
+        return self._drawn(shares, sampling.dirichlet(random, counts + prior, draws))
 
     def bootstrap(self, seed: int | jax.Array, draws: int) -> Survey:
         """Shares and answers computed anew from resampled counts: a Survey with a leading axis `draws`.
 
         Each row of counts is a multinomial of its own size and frequencies, and so are the groups' sizes; weighted
         surveys use effective sample sizes, rounded. The prior is applied to each resample. Independent between
-        questions, as in `posterior`. seed: an integer or a JAX key.
+        questions, as in `posterior`. seed: an integer or a JAX key (not traced). Raises ValueError.
         """
         self._single("bootstrap")
-        draws = _count("draws", draws)
-        of_shares, of_answers = jax.random.split(_key(seed))
+        random, draws = sampling.generator(seed), _count("draws", draws)
         counts, prior = self._stacked()
         size = counts.sum(-1)
-        resampled = sampling.multinomial(of_answers, size, counts / size[..., None], draws, self.dtype)
-        smoothed = resampled + jnp.asarray(prior, self.dtype)[None]
-        effective = np.asarray(self.table.effective)
-        people = sampling.multinomial(of_shares, effective, _shares(self.table), draws, self.dtype)
-        return self._drawn(*(x / jnp.sum(x, -1, keepdims=True) for x in (people, smoothed)))
+        people = sampling.multinomial(random, np.asarray(self.table.effective), _shares(self.table), draws)
+        smoothed = sampling.multinomial(random, size, counts / size[..., None], draws) + prior
+        return self._drawn(people / people.sum(-1, keepdims=True), smoothed / smoothed.sum(-1, keepdims=True))
 
     def _tables(self) -> list[jax.Array]:
         # in the questions' order, which a dict need not keep through a pytree round trip
@@ -254,9 +247,12 @@ class Survey:
             prior[k, :, : sizes[k]] = self.prior
         return counts, prior
 
-    def _drawn(self, shares: jax.Array, stacked: jax.Array) -> Survey:
-        answers = {question.id: stacked[:, k, :, : len(question.options)] for k, question in enumerate(self.questions)}
-        return Survey(shares, answers, self.table, self.prior)
+    def _drawn(self, shares: np.ndarray, stacked: np.ndarray) -> Survey:
+        answers = {
+            question.id: jnp.asarray(stacked[:, k, :, : len(question.options)], self.dtype)
+            for k, question in enumerate(self.questions)
+        }
+        return Survey(jnp.asarray(shares, self.dtype), answers, self.table, self.prior)
 
     def _single(self, method: str) -> None:
         if self.shares.ndim > 1:
@@ -311,7 +307,3 @@ def _count(name: str, value: Any) -> int:
     if count < 1:
         raise ValueError(f"{name} is {value!r}, expected a whole number ≥ 1")
     return count
-
-
-def _key(seed: Any) -> jax.Array:
-    return jax.random.key(seed) if isinstance(seed, int | np.integer) else seed

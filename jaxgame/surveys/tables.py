@@ -124,7 +124,7 @@ def parse(data: Any, where: str) -> Table:
     if weighted:
         weights = _numbers(f"{where}: weights", top["weights"], len(groups), positive=True)
         effective = _number(f"{where}: effective", top["effective"], positive=True)
-        _at_most(f"{where}: effective", effective, sum(people))
+        _between(f"{where}: effective", effective, sum(people))
     if not isinstance(top["questions"], list) or not top["questions"]:
         _fail(f"{where}: questions", top["questions"], "a list of at least one question")
     questions = tuple(
@@ -174,7 +174,7 @@ def _question(where: str, data: Any, groups: tuple[str, ...], people: tuple[int,
         effective = tuple(sum(row) for row in counts)
         dropped = sum(people) - sum(effective)
     for d, (size, most) in enumerate(zip(effective, people, strict=True)):
-        _at_most(f"{where}: effective[{d}]" if weighted else f"{where}: the sum of counts[{d}]", size, most)
+        _between(f"{where}: effective[{d}]" if weighted else f"{where}: the sum of counts[{d}]", size, most)
     text = _text(f"{where}: text", entry.get("text", ""), empty=True)
     return Question(name, text, options, values, counts, effective, dropped)
 
@@ -183,9 +183,10 @@ def _fail(where: str, found: Any, expected: str) -> None:
     raise ValueError(f"{where} is {reprlib.repr(found)}, expected {expected}")
 
 
-def _at_most(where: str, size: float, people: int) -> None:
-    if size > people * (1 + 1e-9):  # effective sizes are quotients of floating-point sums
-        _fail(where, size, f"at most the number of people, {people}")
+def _between(where: str, size: float, people: int) -> None:
+    slack = 1e-9  # effective sizes are quotients of floating-point sums
+    if not 1 - slack <= size <= people * (1 + slack):
+        _fail(where, size, f"from 1 to the number of people, {people}")
 
 
 def _object(where: str, data: Any, required: set[str], optional: set[str]) -> dict[str, Any]:
