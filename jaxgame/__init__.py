@@ -1,6 +1,8 @@
 """jaxgame: when language models each choose which human groups to align with, what happens, and who is left out?"""
 
 from jaxgame import simplex, surveys
+from jaxgame.certificate.certify import Certificate, certify
+from jaxgame.certificate.multiplicity import Probe, probe
 from jaxgame.equilibrium import Equilibrium, solve
 from jaxgame.games import (
     AlignmentGame,
@@ -29,6 +31,7 @@ __all__ = [
     "AcceleratedGradient",
     "AggregativeNewton",
     "AlignmentGame",
+    "Certificate",
     "ConcaveGame",
     "Dense",
     "Diagonal",
@@ -41,10 +44,13 @@ __all__ = [
     "Network",
     "Newton",
     "OptimisticGradient",
+    "Probe",
     "ProjectedGradient",
     "QuadraticGame",
     "Scaled",
     "Solver",
+    "certify",
+    "probe",
     "simplex",
     "solve",
     "surveys",

@@ -1,17 +1,17 @@
 """Geometry of mixtures: projection, tangent space, faces, water-filling and the entropic step.
 
-Every function works along one `axis` of length D (the groups) and treats all other axes as a batch. Floating inputs keep
-their dtype; integers are promoted to the default float.
+Every function works along one `axis` of length D (the groups) and treats all other axes as a batch. Floating inputs
+keep their dtype; integers are promoted to the default float.
 
-How the threshold is found. Projection (and water-filling, theory §3.4) is one unknown a row, the level mu at which
-sum_d max(b_d - mu, 0) / h_d = 1. A comparison sort is the textbook way and, in XLA, nearly all of the cost. Here instead:
+Projection and water-filling (theory §3.4) have one unknown a row, the level mu with sum_d max(b_d - mu, 0) / h_d = 1.
+Sorting the row is the textbook way and, with XLA's sort, nearly all of the cost. Here instead:
 
-* D <= 32: the sort is unrolled into a fixed network of elementwise compare-and-swap over the D columns, which XLA fuses
-  into one vectorised loop over the batch. No data-dependent loop, so it is exact in one pass and cheap under vmap.
-* D > 32: Newton's method on that convex, piecewise linear equation from a lower bound, in a `while_loop` that runs until
-  the support no longer changes (at most D steps, usually four to eight). Each step is one fused reduction over the row.
+* D <= 32: the sort is unrolled into a fixed network of compare-and-swap over the D columns, which XLA fuses into one
+  vectorised loop over the batch. There is no data-dependent loop, so it is exact in one pass and cheap under vmap.
+* D > 32: Newton's method on that convex, piecewise linear equation, from below, in a `while_loop` that ends when the
+  support no longer changes (at most D steps, in practice four to eight). A step is one or two reductions over the row.
 
-`benchmarks/projection.py` measures both.
+Both are fastest along the last axis. `benchmarks/projection.py` has the measurements.
 """
 
 import functools
@@ -30,12 +30,12 @@ _NETWORK_LIMIT = 32  # measured on CPU: beyond it the network spills registers a
 def project(x: ArrayLike, axis: int = -1) -> Array:
     """Euclidean projection on the simplex {w >= 0, sum w = 1} along `axis`; any batch, same shape and dtype.
 
-    Entries are >= 0 and |sum - 1| <= 4 eps sqrt(D) at every magnitude of `x`. An entry -inf gets weight 0. A row with a NaN
-    or +inf, or with nothing but -inf, has no projection and becomes NaN as a whole; other rows are unaffected.
+    Entries are >= 0 and |sum - 1| <= 4 eps sqrt(D) at every magnitude of `x`. An entry -inf gets weight 0. A row with a
+    NaN or +inf, or with nothing but -inf, has no projection and becomes NaN as a whole; other rows are unaffected.
 
-    The derivative is the face projection diag(1_A) - 1_A 1_A'/|A| (theory §6), A the support of the result. At a tie, where
-    an entry is exactly at the threshold and so has weight 0, it counts as off the face: this is the element of the
-    generalised Jacobian that keeps zeros at zero. Second derivatives are 0.
+    The derivative is the face projection diag(1_A) - 1_A 1_A'/|A| (theory §6), A the support of the result. An entry
+    exactly at the threshold has weight 0 and counts as off the face: of the elements of the generalised Jacobian at
+    such a tie, the one that keeps zeros at zero. Second derivatives are 0.
 
     Raises ValueError if `x` is a scalar, `axis` is out of range, or has length 0.
     """
@@ -45,11 +45,11 @@ def project(x: ArrayLike, axis: int = -1) -> Array:
 
 @functools.partial(jax.jit, static_argnames="axis")
 def waterfill(linear: ArrayLike, curvature: ArrayLike, axis: int = -1) -> Array:
-    """The maximiser of b.w - sum_d h_d w_d^2 / 2 on the simplex along `axis`: w_d = max(b_d - mu, 0) / h_d (theory §3.4).
+    """Maximiser of b.w - sum_d h_d w_d^2 / 2 on the simplex along `axis`: w_d = max(b_d - mu, 0) / h_d (theory §3.4).
 
-    `linear` b has any batch shape; `curvature` h > 0 is a scalar, one value a group (D,), or an array with as many axes as
-    `linear` that broadcasts to it. Feasible as in `project`, which is h = 1, at every magnitude of b and h. A row with
-    a NaN, b = +inf or h <= 0 becomes NaN as a whole. `multiplier` recovers mu.
+    `linear` b has any batch shape; `curvature` h > 0 is a scalar, one value a group (D,), or an array with as many axes
+    as `linear` that broadcasts to it. Same shape and dtype as `linear`, and feasible as in `project`, which is h = 1,
+    at every magnitude of b and h. A row with a NaN, b = +inf or h <= 0 becomes NaN as a whole. `multiplier` gives mu.
 
     Differentiable in both arguments on the face of the result: dw = (v - mean of v) / h with v = db - w dh and the mean
     weighted by 1/h over the face; an entry exactly at the threshold counts as off the face.
@@ -59,22 +59,22 @@ def waterfill(linear: ArrayLike, curvature: ArrayLike, axis: int = -1) -> Array:
     b = _floating(linear)
     axis = _checked_axis(b, axis)
     h = _curvature_like(curvature, b, axis)
-    if h.shape[axis] == 1:  # a scalar curvature a row: a projection of b / h, shifted first so that the quotient is accurate
-        return project((b - lax.stop_gradient(jnp.max(b, axis, keepdims=True))) / jnp.where(h > 0, h, jnp.nan), axis)
-    return _waterfill(b, jnp.broadcast_to(h, b.shape), axis)
+    return _waterfill(b, h, axis)
 
 
-def multiplier(linear: ArrayLike, curvature: ArrayLike, weights: Array, axis: int = -1) -> Array:
-    """The multiplier mu of `waterfill`'s constraint sum w = 1 at its solution `weights`; the shape of a sum over `axis`.
+def multiplier(linear: ArrayLike, curvature: ArrayLike, weights: ArrayLike, axis: int = -1) -> Array:
+    """The multiplier mu of the constraint sum w = 1 at the solution `weights` of `waterfill`; `axis` is summed out.
 
-    It is the marginal utility b_d - h_d w_d shared by all groups on the support. `multiplier(x, 1.0, project(x))` is the
-    threshold of the projection. Arguments as in `waterfill`.
+    It is the marginal utility b_d - h_d w_d that all groups on the support share. `multiplier(x, 1.0, project(x))` is
+    the threshold of the projection. Arguments and errors as in `waterfill`.
     """
     b = _floating(linear)
     axis = _checked_axis(b, axis)
-    h = jnp.broadcast_to(_curvature_like(curvature, b, axis), b.shape)
+    h = _curvature_like(curvature, b, axis)
+    weights = jnp.asarray(weights)
     on = weights > 0
-    top = jnp.max(jnp.where(on, b, -jnp.inf), axis, keepdims=True)  # averaged about a point of the support: no cancellation
+    # Averaged about a point of the support, so that large b do not cancel.
+    top = jnp.max(jnp.where(on, b, -jnp.inf), axis, keepdims=True)
     u = jnp.where(on, 1 / h, 0)
     gap = jnp.where(on, (b - top) - h * weights, 0)
     return jnp.squeeze(top, axis) + jnp.sum(u * gap, axis) / jnp.sum(u, axis)
@@ -89,7 +89,7 @@ def project_tangent(x: ArrayLike, axis: int = -1) -> Array:
 def project_face(x: ArrayLike, face: ArrayLike, axis: int = -1) -> Array:
     """Projection on the tangent of a face, {v : v = 0 off the face, sum v = 0}; an empty face gives 0.
 
-    `face` is boolean, of the shape of `x` (or broadcasting to it with as many axes). Values of `x` off the face are ignored.
+    `face` is boolean and broadcasts to the shape of `x`. Values of `x` off the face are ignored, NaN and inf included.
     """
     x = _floating(x)
     axis = _checked_axis(x, axis)
@@ -100,22 +100,21 @@ def project_face(x: ArrayLike, face: ArrayLike, axis: int = -1) -> Array:
 
 
 def face(w: ArrayLike, axis: int = -1, *, tolerance: float | None = None) -> Array:
-    """Boolean support of the mixtures `w`: entries above `tolerance`, by default 4 eps sqrt(D), the rounding of a mixture."""
+    """Boolean support of mixtures: the entries above `tolerance`, by default 4 eps sqrt(D) (the rounding of a sum)."""
     w = _floating(w)
-    if tolerance is None:
-        tolerance = 4 * float(jnp.finfo(w.dtype).eps) * w.shape[_checked_axis(w, axis)] ** 0.5
-    return w > tolerance
+    rounding = 4 * float(jnp.finfo(w.dtype).eps) * w.shape[_checked_axis(w, axis)] ** 0.5
+    return w > (rounding if tolerance is None else tolerance)
 
 
-def entropic_step(w: ArrayLike, direction: Array, axis: int = -1) -> Array:
-    """The mirror step with entropy, w exp(direction) / sum: the maximiser of <direction, v> - KL(v, w) over mixtures v.
+def entropic_step(w: ArrayLike, direction: ArrayLike, axis: int = -1) -> Array:
+    """The entropic mirror step w exp(direction) / sum, the maximiser of direction.v - KL(v, w) over mixtures v.
 
-    Computed in log space, so it neither overflows nor divides by zero; zeros of `w` stay zero. From the uniform mixture it
-    is the logit response (theory §3.5). A row without a positive finite entry becomes NaN.
+    `direction` has the shape and dtype of `w`. Computed in log space, so nothing overflows; zeros of `w` stay zero.
+    From the uniform mixture it is the logit response (theory §3.5).
     """
     w = _floating(w)
-    on = w > 0
-    logits = jnp.where(on, jnp.log(jnp.where(on, w, 1)) + direction, -jnp.inf)
+    off = w <= 0
+    logits = jnp.where(off, -jnp.inf, jnp.log(jnp.where(off, 1, w)) + direction)
     return jax.nn.softmax(logits, _checked_axis(w, axis))
 
 
@@ -140,15 +139,17 @@ def _curvature_like(curvature: ArrayLike, b: Array, axis: int) -> Array:
     elif h.ndim == 0:
         h = h.reshape((1,) * b.ndim)
     if h.ndim != b.ndim or any(k not in (1, n) for k, n in zip(h.shape, b.shape, strict=True)):
-        raise ValueError(f"curvature of shape {jnp.shape(curvature)} does not fit linear of shape {b.shape} along axis {axis}: "
-                         "expected a scalar, one value a group, or an array that broadcasts with as many axes")
+        raise ValueError(
+            f"curvature of shape {jnp.shape(curvature)} does not fit linear of shape {b.shape} along axis {axis}: "
+            "expected a scalar, one value a group, or an array with as many axes that broadcasts to it"
+        )
     return h
 
 
 @functools.partial(jax.custom_jvp, nondiff_argnums=(1,))
 def _project(x: Array, axis: int) -> Array:
     if x.shape[axis] > _NETWORK_LIMIT:
-        return _newton(x, None, axis)
+        return jnp.moveaxis(_newton(_rows(x, axis), None), -1, axis)
     return _project_network(x, axis)
 
 
@@ -160,9 +161,12 @@ def _project_jvp(axis: int, primals: tuple[Array], tangents: tuple[Array]) -> tu
 
 @functools.partial(jax.custom_jvp, nondiff_argnums=(2,))
 def _waterfill(b: Array, h: Array, axis: int) -> Array:
-    u = jnp.where(h > 0, 1 / h, jnp.nan)
+    h = jnp.where(h > 0, h, jnp.nan)
+    if h.shape[axis] == 1:  # alike for all groups: the projection of b / h, shifted first to keep the quotient accurate
+        return _project((b - jnp.max(b, axis, keepdims=True)) / h, axis)
+    u = 1 / h
     if b.shape[axis] > _NETWORK_LIMIT:
-        return _newton(b, u, axis)
+        return jnp.moveaxis(_newton(_rows(b, axis), _rows(u, axis)), -1, axis)
     return _waterfill_network(b, u, axis)
 
 
@@ -174,7 +178,7 @@ def _waterfill_jvp(axis: int, primals: tuple[Array, Array], tangents: tuple[Arra
 
 
 def _face_tangent(w: Array, u: Array, v: Array, axis: int) -> Array:
-    """u (v - mean of v) on the face of w, mean weighted by u; u = 0 off the face and NaN in a NaN row, which stays NaN."""
+    """u (v - mean of v) on the face of w, the mean weighted by u, which is 0 off the face; a NaN row stays NaN."""
     on = w != 0
     mean = jnp.sum(jnp.where(on, u * v, 0), axis, keepdims=True) / jnp.sum(u, axis, keepdims=True)
     return jnp.where(on, u * (v - mean), 0)
@@ -182,9 +186,9 @@ def _face_tangent(w: Array, u: Array, v: Array, axis: int) -> Array:
 
 # Small D: a sorting network over columns -----------------------------------------------------------------------------
 #
-# `where(a < b, ...)` rather than `maximum` throughout: it compiles to one machine instruction, and as a swap it never loses
-# a NaN. XLA recomputes cheap elementwise producers inside every consumer but materialises a division; a value that comes
-# out of the network therefore ends in one, or the whole network would run once more for every output.
+# `where(a < b, ...)` rather than `maximum` throughout: it compiles to one machine instruction, and as a swap it never
+# loses a NaN. XLA repeats cheap elementwise work in every consumer but keeps the result of a division; so what comes
+# out of the network ends in one, or the network would run once more for every use.
 
 
 @functools.cache
@@ -234,6 +238,8 @@ def _project_network(x: Array, axis: int) -> Array:
         sum_on = jnp.where(off, sum_on, sum_all)
         size = jnp.where(off, size, k + 1)
     threshold = sum_on / size
+    if axis != x.ndim - 1:  # along the last axis, finding it again once a row is cheaper than storing it
+        top = top / jnp.sign(1 + (top - top))  # divided by 1, only to be kept
     scale = 1 / _tree_sum([_positive((column - top) - threshold) for column in columns])
     return _positive((x - top) - threshold) * scale
 
@@ -246,8 +252,9 @@ def _waterfill_network(b: Array, u: Array, axis: int) -> Array:
         swap = bi < bj
         ordered[i] = jnp.where(swap, bj, bi), jnp.where(swap, uj, ui)
         ordered[j] = jnp.where(swap, bi, bj), jnp.where(swap, ui, uj)
-    # `fill` is the mass it takes to lower the level from the largest b to the next one: a sum of nonnegative terms, so
-    # it is accurate to rounding whatever the magnitudes, and the level is kept as (last b above it, drop below that).
+    # fill_all is the weight handed out once the level has sunk to this column: a sum of nonnegative terms, accurate to
+    # rounding at every magnitude. For the same reason the level is kept as a pivot, the last column it sank to, and the
+    # drop below it.
     last, slope_all = ordered[0]
     slope, fill_all = slope_all, jnp.zeros_like(last)
     fill, pivot = fill_all, last
@@ -255,9 +262,10 @@ def _waterfill_network(b: Array, u: Array, axis: int) -> Array:
         fill_all = fill_all + slope_all * (last - column)
         last, slope_all = column, slope_all + weight
         on = fill_all < 1
-        fill, slope, pivot = jnp.where(on, fill_all, fill), jnp.where(on, slope_all, slope), jnp.where(on, column, pivot)
+        fill, slope = jnp.where(on, fill_all, fill), jnp.where(on, slope_all, slope)
+        pivot = jnp.where(on, column, pivot)
     drop = (1 - fill) / slope
-    pivot = pivot / jnp.sign(slope)  # exactly pivot: the division only has it materialised
+    pivot = pivot / jnp.sign(slope)  # divided by 1, only to be kept
     scale = 1 / _tree_sum([_positive((column - pivot) + drop) * weight for column, weight in columns])
     return _positive((b - pivot) + drop) * u * scale
 
@@ -265,21 +273,32 @@ def _waterfill_network(b: Array, u: Array, axis: int) -> Array:
 # Large D: Newton on rows ---------------------------------------------------------------------------------------------
 
 
-def _newton(b: Array, u: Array | None, axis: int) -> Array:
+def _rows(x: Array, axis: int) -> Array:
+    """x with `axis` last, in memory as well: a reduction over a leading axis is several times slower on XLA's CPU."""
+    if axis == x.ndim - 1:
+        return x
+    x = jnp.moveaxis(x, axis, -1)
+    return lax.optimization_barrier(x.reshape(-1)).reshape(x.shape)
+
+
+def _newton(b: Array, u: Array | None) -> Array:
     """Weights of waterfill with inverse curvature u (None: ones), by Newton's method from below.
 
     The level is a sum high + low of two floats (low below an ulp of high), so that b - level is accurate to rounding
     relative to itself, whatever the magnitudes.
     """
-    size = b.shape[axis]
-    slack = min(2 * size * float(jnp.finfo(b.dtype).eps), 0.5)  # bounds the rounding of one step
+    eps = float(jnp.finfo(b.dtype).eps)
+    slack = min(2 * b.shape[-1] * eps, 0.5)  # bounds the rounding of one step
 
     def masses(level: tuple[Array, Array]) -> tuple[Array, Array, Array]:
         above = (b - level[0]) - level[1]
         on = above > 0
-        total, count = _sum_and_count(above if u is None else above * u, on, axis)
-        slope = count.astype(b.dtype) if u is None else _sum_and_count(u, on, axis)[0]
-        return total, slope, count
+        if u is None:
+            total, count = _sum_and_count(above, on)
+            return total, count.astype(b.dtype), count
+        total, count = _sum_and_count(above * u, on)
+        slope, again = _sum_and_count(u, on)
+        return total, slope, count + again  # a count unused would become a plain, slower sum
 
     def step(state: Any) -> Any:
         (high, low), (total, slope, count), _ = state
@@ -293,23 +312,23 @@ def _newton(b: Array, u: Array | None, axis: int) -> Array:
         return jnp.any((total_before > 2) | (count < count_before))
 
     if u is None:
-        start = _two_sum(jnp.max(b, axis, keepdims=True), -1)
-    else:  # the level at which one group alone would be filled: the highest of these lower bounds
-        best = jnp.argmax(b - 1 / u, axis, keepdims=True)
-        start = _two_sum(jnp.take_along_axis(b, best, axis), -1 / jnp.take_along_axis(u, best, axis))
+        start = _two_sum(jnp.max(b, -1, keepdims=True), -1)
+    else:  # the highest level at which one group alone would be filled, less its rounding error
+        bound = jnp.max(b - 1 / u, -1, keepdims=True)
+        start = bound, -eps * jnp.abs(bound)
     first = masses(start)
     level, (total, _, _), _ = lax.while_loop(unfinished, step, (start, first, (first[0], first[2] + 1)))
     weights = _positive((b - level[0]) - level[1])
     return (weights if u is None else weights * u) / total
 
 
-def _sum_and_count(x: Array, on: Array, axis: int) -> tuple[Array, Array]:
+def _sum_and_count(x: Array, on: Array) -> tuple[Array, Array]:
     """The sum of x where on, and how many are on, in one reduction: several times faster than two on XLA's CPU."""
     zeros = np.zeros((), x.dtype), np.zeros((), np.int32)
     total, count = lax.reduce(
-        (jnp.where(on, x, 0), on.astype(np.int32)), zeros, lambda a, b: (a[0] + b[0], a[1] + b[1]), (axis,)
+        (jnp.where(on, x, 0), on.astype(np.int32)), zeros, lambda a, b: (a[0] + b[0], a[1] + b[1]), (x.ndim - 1,)
     )
-    return jnp.expand_dims(total, axis), jnp.expand_dims(count, axis)
+    return jnp.expand_dims(total, -1), jnp.expand_dims(count, -1)
 
 
 def _two_sum(a: Array, b: ArrayLike) -> tuple[Array, Array]:

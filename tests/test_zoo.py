@@ -11,16 +11,27 @@ from hypothesis import strategies as st
 import jaxgame as jg
 
 TOL = 1e-10
-# forms that differ from another entry in how the curvature is stored only; test_games has their marginals
+FACTORS = (1.0, 1e-8, 1e8)  # units of utility
+# Every shape and structure costs a compilation: what another entry covers but for the storage of a curvature (see
+# test_games for the marginals of all) or for the size runs with --all only.
 SLOW = (
+    "two_groups_interior",
+    "two_groups_boundary",
+    "boundary_centroid_mixture",
+    "one_agent_one_group",
+    "hundred_unknowns",
     "quadratic_agent_nash",
     "quadratic_shared_nash",
     "quadratic_diagonal_nash",
-    "quadratic_scalar_network",
-    "quadratic_scalar_dense",
+    "quadratic_scaled_nash",
+    "quadratic_scalar_wardrop",
     "quadratic_scalar_others",
-    "quadratic_scalar_plain",
-    "hundred_unknowns",
+    "quadratic_agents_others",
+    "quadratic_scalar_network",
+    "quadratic_scalar_network_identity",
+    "quadratic_scalar_dense",
+    "unreached_agents",
+    "concave_network",
 )
 MONOTONE = [
     pytest.param(name, marks=pytest.mark.slow) if name in SLOW else name for name in zoo.names(lambda e: e.monotone)
@@ -49,22 +60,20 @@ def check(spec, found, tol=TOL):
     """A profile that numpy, too, calls an equilibrium at that tolerance, and everything reported about it."""
     W = np.asarray(found.profile)
     F, sigma = spec.game_map(W), sigma_of(spec)
-    spacing = (
-        50 * np.finfo(W.dtype).eps * (1 + np.abs(F).max() / max(sigma, 1e-300))
-    )  # rounding of numpy and of the game alike
+    spacing = 50 * np.finfo(W.dtype).eps * (1 + np.abs(F).max() / max(sigma, 1e-300))  # rounding, ours and the game's
     assert ref.feasibility_error(W) <= 4 * np.finfo(W.dtype).eps * np.sqrt(W.shape[1])
     assert ref.residual(F, W, sigma) <= 2 * tol + spacing
     assert ref.kkt_error(F, W, sigma) <= 4 * tol + spacing
     assert float(found.residual) <= tol + spacing
     np.testing.assert_allclose(found.representation, spec.representation(W), atol=1e-13)
-    rounding = 1e-13 * np.abs(F).max()
+    rounding = 200 * np.finfo(W.dtype).eps * (sigma + np.abs(F).max())
     if np.isfinite(float(found.gap)):
-        np.testing.assert_allclose(float(found.gap), ref.gap(F, W).max(), rtol=1e-5, atol=rounding + 1e-15 * sigma)
+        np.testing.assert_allclose(float(found.gap), ref.gap(F, W).max(), rtol=1e-5, atol=rounding)
     mu, nu = -F.min(axis=1), F - F.min(axis=1, keepdims=True)
-    # multiples of 1 in a marginal move μ and nothing else: only differences between μ and the marginals count
-    multipliers = np.asarray(found.multipliers)
-    assert np.abs(multipliers - mu).max() <= 10 * sigma * tol + 10 * rounding
-    np.testing.assert_allclose(found.signed, W - nu, atol=10 * sigma * tol + 10 * rounding)
+    assert np.abs(np.asarray(found.multipliers) - mu).max() <= rounding
+    # z = w - ν; a solver leaves a residue in the smaller of σw and ν, which need not be carried along
+    residue = np.where(sigma * W >= nu, nu, W)
+    assert (np.abs(np.asarray(found.signed) - (W - nu)) <= residue + rounding + 1e-15).all()
 
 
 @pytest.mark.parametrize("name", zoo.GAMES)
@@ -86,33 +95,24 @@ def test_declared_properties(name):
 
 @pytest.mark.parametrize("name", MONOTONE)
 def test_default_solve(name):
+    """Converged, confirmed, and right, whatever the unit of utility."""
     entry = zoo.GAMES[name]()
-    found = jg.solve(entry.game())
-    assert bool(found.converged) and int(found.status) == 0, found.message
-    check(entry.spec, found)
-    if entry.solution is not None:
-        np.testing.assert_allclose(found.profile, entry.solution, atol=1e-8)
+    for factor in FACTORS:
+        spec = entry.spec.scaled(factor)
+        found = jg.solve(zoo.to_game(spec))
+        assert bool(found.converged) and int(found.status) == 0, found.message
+        check(spec, found)
+        if entry.solution is not None:
+            np.testing.assert_allclose(found.profile, entry.solution, atol=1e-8)
 
 
-@pytest.mark.parametrize("name", ["isolated_agent", "quadratic_agents_network", "concave_network"])
+@pytest.mark.parametrize("name", ["isolated_agent", pytest.param("concave_network", marks=pytest.mark.slow)])
 def test_default_solve_on_sparse_networks(name):
     entry = zoo.GAMES[name]()
     found = jg.solve(entry.game(sparse=True))
     assert bool(found.converged), found.message
     check(entry.spec, found)
     np.testing.assert_allclose(found.profile, entry.solution, atol=1e-8)
-
-
-@pytest.mark.parametrize("factor", [1e-8, 1e8])
-@pytest.mark.parametrize("name", MONOTONE)
-def test_unit_of_utility_is_irrelevant(name, factor):
-    entry = zoo.GAMES[name]()
-    spec = entry.spec.scaled(factor)
-    found = jg.solve(zoo.to_game(spec))
-    assert bool(found.converged), found.message
-    check(spec, found)
-    if entry.solution is not None:
-        np.testing.assert_allclose(found.profile, entry.solution, atol=1e-8)
 
 
 @pytest.mark.parametrize("factor", [1e-8, 1e8])
@@ -180,15 +180,13 @@ def test_large_ill_conditioned():
     np.testing.assert_allclose(found.profile, W, atol=1e-8)
 
 
-# few shapes, many numbers: each new shape compiles anew
-SHAPES = st.sampled_from([(1, 3), (4, 3), (6, 5)])
 SEEDS = st.integers(0, 2**32 - 1)
+# few shapes, many numbers: each new shape compiles anew
+ALIGNMENT_SHAPES, QUADRATIC_SHAPES = [(1, 3), (4, 3)], [(6, 5)]
+ALL_SHAPES = [(1, 2), (2, 2), (3, 4), (5, 1), (2, 5), (6, 5)]
 
 
-@settings(max_examples=40)
-@given(SHAPES, SEEDS, st.floats(0.0, 2.0))
-def test_random_alignment_games(shape, seed, attractiveness):
-    """Random appeals from none to strong: zero, one or most of the groups excluded."""
+def random_alignment(shape, seed, attractiveness):
     spec = ref.random_alignment(np.random.default_rng(seed), *shape, attractiveness=attractiveness)
     if ref.constants(spec.affine[0], shape)[0] < 1e-3:
         spec = spec.replace(diversity=0.2)
@@ -197,31 +195,48 @@ def test_random_alignment_games(shape, seed, attractiveness):
     np.testing.assert_allclose(found.profile, ref.vi_solution(*spec.affine, shape), atol=1e-8)
 
 
-@settings(max_examples=40)
-@given(SHAPES, SEEDS, st.floats(0.0, 6.0), st.booleans())
-def test_random_quadratic_games(shape, seed, digits, rounded):
-    """Condition numbers 1 … 1e6, nonsymmetric interaction; rounded data make ties and weak complementarity."""
+def random_quadratic(shape, seed, digits, rounded):
     rng = np.random.default_rng(seed)
     spec = ref.random_mean_field(rng, *shape, 10.0**digits, symmetric=False)
-    B = ref.MeanField(spec.coupling.B / 4, rng.uniform(0.2, 1.0, shape[0]))
-    linear = np.round(spec.linear) if rounded else spec.linear
-    curvature = spec.curvature
+    linear, curvature, B = spec.linear, spec.curvature, spec.coupling.B / 4
     if rounded:
+        linear = np.round(linear)
         curvature = ref.Scaled(np.ones(shape[0]), np.diag(np.round(np.geomspace(1, 10.0**digits, shape[1]))))
-    spec = ref.Quadratic(linear, curvature, B)
-    M, q = spec.affine
-    if ref.constants(M, shape)[0] < 0.05:
-        spec = ref.Quadratic(linear, curvature, ref.MeanField(np.zeros_like(B.B), B.sensitivity))
-        M, q = spec.affine
+    sensitivity = rng.uniform(0.2, 1.0, shape[0])
+    spec = ref.Quadratic(linear, curvature, ref.MeanField(B, sensitivity))
+    if ref.constants(spec.affine[0], shape)[0] < 0.05:
+        spec = ref.Quadratic(linear, curvature, ref.MeanField(np.zeros_like(B), sensitivity))
     found = jg.solve(zoo.to_game(spec))
     assert bool(found.converged), found.message
-    np.testing.assert_allclose(found.profile, ref.vi_solution(M, q, shape), atol=1e-8)
+    np.testing.assert_allclose(found.profile, ref.vi_solution(*spec.affine, shape), atol=1e-8)
+
+
+@settings(max_examples=40)
+@given(st.sampled_from(ALIGNMENT_SHAPES), SEEDS, st.floats(0.0, 2.0))
+def test_random_alignment_games(shape, seed, attractiveness):
+    """Random appeals from none to strong: zero, one or most of the groups excluded."""
+    random_alignment(shape, seed, attractiveness)
+
+
+@settings(max_examples=40)
+@given(st.sampled_from(QUADRATIC_SHAPES), SEEDS, st.floats(0.0, 6.0), st.booleans())
+def test_random_quadratic_games(shape, seed, digits, rounded):
+    """Condition numbers 1 … 1e6, nonsymmetric interaction; rounded data make ties and weak complementarity."""
+    random_quadratic(shape, seed, digits, rounded)
+
+
+@pytest.mark.slow
+@settings(max_examples=200)
+@given(st.sampled_from(ALL_SHAPES), SEEDS, st.floats(0.0, 6.0), st.booleans())
+def test_random_games_of_all_shapes(shape, seed, digits, rounded):
+    random_quadratic(shape, seed, digits, rounded)
+    random_alignment(shape, seed, digits / 3)
 
 
 def test_potential_games_minimise_the_potential():
     """Where the weighted game is symmetric, no profile that SLSQP finds has a lower potential."""
     spec = ref.random_alignment(
-        np.random.default_rng(5), 3, 4, consistency_metric="mixture", diversity=np.array([0.2, 0.5, 1.0])
+        np.random.default_rng(5), 4, 3, consistency_metric="mixture", diversity=np.array([0.2, 0.5, 1.0, 0.3])
     )
     weights = 1 / spec.diversity
     lowest, potential = ref.potential_minimum(*spec.affine, spec.shape, weights)

@@ -108,7 +108,7 @@ def spelled_out(spec: Spec) -> Spec:
 
 
 def to_game(spec: Spec, dtype: Any = np.float64, sparse: bool = False, as_given: bool = False):
-    """The library's game with every array of that dtype; networks as BCOO if `sparse`; defaults left out if `as_given`."""
+    """The library's game, its arrays of that dtype; networks as BCOO if `sparse`, defaults left out if `as_given`."""
     spec = spec if as_given else spelled_out(spec)
 
     def cast(x):

@@ -77,13 +77,15 @@ def maximise_concave(utility: Map, slope: Map, start: Array) -> tuple[Array, Arr
     left = jnp.where(jnp.isfinite(left), left, jnp.inf)
     # A concave utility grows by at least low and at most high along the move: narrower than its rounding near an optimum.
     before, after = utility(start), utility(mixture)
+    at_start = shortfall(slope(start), start)
     low = shortfall(slope(mixture), start) - left
-    high = shortfall(slope(start), start) - shortfall(slope(start), mixture)
+    high = at_start - shortfall(slope(start), mixture)
+    high = jnp.where(jnp.isfinite(high), high, jnp.inf)
     flat = high - low <= 1e3 * jnp.finfo(start.dtype).eps * jnp.maximum(jnp.abs(before), jnp.abs(after))
     gain = jnp.where(flat, (low + high) / 2, jnp.clip(after - before, low, high))
-    stay = ~(gain > 0)
-    at_start = shortfall(slope(start), start)
-    return jnp.where(stay, 0, gain), jnp.where(stay, jnp.minimum(at_start, left + jnp.maximum(-gain, 0)), left)
+    # Where nothing is better than the start to rounding, the start itself is the answer.
+    stay = gain <= 0
+    return jnp.where(stay, 0, gain), jnp.where(stay, jnp.minimum(at_start, left - gain), left)
 
 
 def _central_path(slope: Map, curvature: Map, n_groups: int, dtype, *, lengths: tuple[float, ...]) -> tuple[Array, Array]:
@@ -121,7 +123,7 @@ def _central_path(slope: Map, curvature: Map, n_groups: int, dtype, *, lengths: 
         predicted = ((v + _longest(v, dv) * dv) * (z + _longest(z, dz) * dz)).mean()
         dv, dz, dmu = direction(jnp.clip(predicted / gap, 0, 1) ** 3 * gap - dv * dz)
         length = 0.995 * jnp.minimum(_longest(v, dv), _longest(z, dz)) * fractions
-        trials = v + length[:, None] * dv, z + length[:, None] * dz, mu + length * dmu
+        trials = jax.vmap(lambda t: (v + t * dv, z + t * dz, mu + t * dmu))(length)
         errors = jax.vmap(error)(*trials)
         best = jnp.argmin(jnp.where(jnp.isnan(errors), jnp.inf, errors))
         ahead = [x[best] for x in trials]

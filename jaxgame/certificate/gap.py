@@ -8,39 +8,68 @@ import jax.numpy as jnp
 from jax import Array, lax
 
 from jaxgame.games import linearise
-from jaxgame.games.affine import Blocks
+from jaxgame.games.affine import AffineMap, Aggregate, Blocks
 
 
 def gaps(game: Any, profile: Array, marginals: Array, concave: Array) -> Array:
     """max_d g_id − ⟨g_i, w_i⟩ ≥ the gain of agent i's best response, (n,); ∞ where the utility is not concave."""
     slack = marginals.max(1, keepdims=True) - marginals
-    return jnp.where(concave, (profile * slack).sum(1), jnp.inf)
+    bound = (profile * slack).sum(1)
+    return jnp.where(concave & ~jnp.isnan(bound), bound, jnp.inf)
 
 
 def concave_agents(game: Any, profile: Array) -> Array:
     """Whether each agent's utility is concave on the simplex, (n,) bool; for utilities that are not quadratic: at `profile`.
 
-    Up to rounding: an eigenvalue above −10·D·eps of the largest counts as zero.
+    Up to rounding: an eigenvalue above −10·D·eps of the parts that the curvature is made of counts as zero.
     """
-    own = linearise(game, profile).own_curvature()
+    own, size = own_curvature(game, profile)
     shape = profile.shape
-    floor = -10 * shape[1] * jnp.finfo(profile.dtype).eps
+    floor = -10 * shape[1] * jnp.finfo(profile.dtype).eps * size
     if own.dense is not None:
-        return _exact(own, shape, floor)
+        return _lowest(own, shape) >= floor
     # Weyl's inequality settles most games with one eigenvalue problem a matrix instead of one an agent.
-    lowest = jnp.broadcast_to(own.diagonal.min(1), shape[:1])
-    size = jnp.broadcast_to(jnp.abs(own.diagonal).max(1), shape[:1])
+    bound = jnp.broadcast_to(own.diagonal.min(1), shape[:1])
     for coefficient, matrix in own.terms:
         values = _tangent_eigenvalues(matrix)
-        lowest = lowest + jnp.where(coefficient > 0, coefficient * values[0], coefficient * values[-1])
-        size = size + jnp.abs(coefficient) * jnp.abs(values).max()
-    enough = lowest >= floor * size
-    return lax.cond(enough.all(), lambda: enough, lambda: _exact(own, shape, floor))
+        bound = bound + jnp.where(coefficient > 0, coefficient * values[0], coefficient * values[-1])
+    enough = bound >= floor
+    return lax.cond(enough.all(), lambda: enough, lambda: _lowest(own, shape) >= floor)
 
 
-def _exact(own: Blocks, shape: tuple[int, int], floor: float) -> Array:
-    values = _tangent_eigenvalues(own.matrices(*shape))
-    return values[:, 0] >= floor * jnp.abs(values).max(1)
+def own_curvature(game: Any, profile: Array) -> tuple[Blocks, Array]:
+    """−∂²U_i/∂w_i² for every agent, and the size (n,) of the parts that it is a sum of, which its rounding scales with.
+
+    Coefficients that are nothing but the rounding of parts that cancel are zero.
+    """
+    affine = linearise(game, profile)
+    own = affine.own_curvature()
+    size = _size(affine)
+    tiny = 8 * jnp.finfo(profile.dtype).eps * size
+    terms = [(jnp.where(jnp.abs(c) * _norm(matrix) <= tiny, 0, c), matrix) for c, matrix in own.terms]
+    return Blocks(own.diagonal, tuple(terms), own.dense), size
+
+
+def _size(affine: AffineMap) -> Array:
+    own, others = affine.own, affine.others
+    size = jnp.broadcast_to(jnp.abs(own.diagonal).max(1), affine.linear.shape[:1])
+    for coefficient, matrix in own.terms:
+        size = size + jnp.abs(coefficient) * _norm(matrix)
+    if own.dense is not None:
+        size = size + _norm(own.dense)
+    if isinstance(others, Aggregate) and not others.held:
+        own_part = _norm(others.columns()) if others.B is None else jnp.abs(others.sensitivity) * _norm(others.B)
+        size = size + others.reach * own_part
+    return size
+
+
+def _norm(matrix: Array) -> Array:
+    """Frobenius, over the last two axes."""
+    return jnp.sqrt((matrix**2).sum((-1, -2)))
+
+
+def _lowest(own: Blocks, shape: tuple[int, int]) -> Array:
+    return _tangent_eigenvalues(own.matrices(*shape))[:, 0]
 
 
 def _tangent_eigenvalues(matrix: Array) -> Array:

@@ -40,9 +40,15 @@ class MirrorProx:
         beyond = game.marginals(ahead)
         profile = simplex.entropic_step(state.profile, state.step_size * beyond)
         gain = state.step_size * ((state.marginals - beyond) * (ahead - profile)).sum()
-        room = simplex.kl(ahead, state.profile).sum() + simplex.kl(profile, ahead).sum()
+        room = _divergence(ahead, state.profile) + _divergence(profile, ahead)
         # Near the solution both sides are rounding.
         accept = gain <= jnp.maximum(room, 4 * jnp.finfo(room.dtype).eps)
         profile = jnp.where(accept, profile, state.profile)
         marginals = jnp.where(accept, game.marginals(profile), state.marginals)
         return MirrorState(profile, marginals, state.step_size * jnp.where(accept, 1.1, 0.5))
+
+
+def _divergence(w: Array, v: Array) -> Array:
+    """KL(w, v) summed over agents; v may not vanish where w does not."""
+    positive = w > 0
+    return jnp.where(positive, w * jnp.log(jnp.where(positive, w / jnp.where(v > 0, v, 1), 1)), 0).sum()

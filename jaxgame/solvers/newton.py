@@ -10,9 +10,10 @@ from __future__ import annotations
 
 from typing import Any, ClassVar
 
+import jax
 import jax.numpy as jnp
 from flax import struct
-from jax import Array, lax
+from jax import Array
 
 from jaxgame import simplex
 from jaxgame._pytree import pytree
@@ -74,19 +75,28 @@ class Newton:
             evaluations=jnp.ones((), int),
         )
 
-    def trial(self, affine: AffineMap, base: Array) -> tuple[Array, Array]:
-        """The Newton point from `base` and its faces: optimality on the faces that `base` suggests."""
-        face = natural_face(affine, base)
-        return solve_on(affine, face, base), face
+    def guess(self, affine: AffineMap, base: Array) -> tuple[Array, Array]:
+        """The faces that `base` suggests, and the point that the solve on them starts from."""
+        return natural_face(affine, base), base
 
     def step(self, game: Any, state: NewtonState) -> NewtonState:
+        """One factorisation: a trial of faces or, in a search, every other time, a step along the central path."""
         searching = state.misses >= PATIENCE
-        interior = lax.cond(searching, lambda s: interior_step(game, s.scale, s.interior), lambda s: s.interior, state)
-        base = jnp.where(searching, interior.mixture, state.point)
-        point, face = self.trial(linearise(game, base).scaled(1 / state.scale.sigma), base)
-        # Every other step of a search offers the interior point itself: it gets there, if only to its own accuracy.
-        inside = searching & (state.misses % 2 == 1)
-        point = jnp.where(inside, interior.mixture, point)
+        inside = searching & (state.misses % 2 == 0)
+        base = jnp.where(searching, state.interior.mixture, state.point)
+        affine = linearise(game, base).scaled(1 / state.scale.sigma)
+        face, centre = self.guess(affine, base)
+        faces, path = FaceStep(affine, face, centre), PathStep(affine, state.interior)
+        solve = kkt.factorise(affine, jnp.where(inside, path.theta, faces.theta), face | inside)
+
+        def either(of_path: tuple[Array, Array], of_faces: tuple[Array, Array]) -> tuple[Array, Array]:
+            return solve(*(jnp.where(inside, a, b) for a, b in zip(of_path, of_faces, strict=True)))
+
+        first, _ = either(path.predictor(), faces.first())
+        second, multipliers = either(path.corrector(first), faces.refinement(first))
+        interior = path.advanced(first, second, multipliers)
+        interior = jax.tree.map(lambda new, old: jnp.where(inside, new, old), interior, state.interior)
+        point = jnp.where(inside, interior.mixture, first + second)
         profile = project_on(point, face | inside)
         marginals = game.marginals(profile)
         residual = state.scale.residual(profile, marginals)
@@ -94,16 +104,17 @@ class Newton:
         better = usable & (residual < 0.99 * state.best)
         if not is_quadratic(game):
             point = profile  # a utility need not be defined outside the simplex
+        misses = jnp.where(better & ~searching, 0, state.misses + 1)
         return NewtonState(
             profile=jnp.where(usable, profile, state.profile),
             marginals=jnp.where(usable, marginals, state.marginals),
             residual=jnp.where(usable, residual, state.residual),
             point=jnp.where(usable, point, state.point),
             best=jnp.where(better, residual, state.best),
-            misses=jnp.where(better & ~searching, 0, jnp.where(usable, state.misses + 1, jnp.maximum(state.misses + 1, PATIENCE))),
+            misses=jnp.where(usable | searching, misses, PATIENCE),
             interior=interior,
             scale=state.scale,
-            evaluations=state.evaluations + jnp.where(searching, 2, 1),
+            evaluations=state.evaluations + 1,
         )
 
 
@@ -113,21 +124,39 @@ def natural_face(affine: AffineMap, base: Array) -> Array:
     return simplex.waterfill(diagonal * base - affine(base), diagonal) > 0
 
 
-def solve_on(affine: AffineMap, face: Array, centre: Array) -> Array:
-    """The point that is optimal on given faces, by one linear solve; entries may be negative.
+@pytree()
+class FaceStep:
+    """The point that is optimal on given faces: a linear solve and its refinement; entries may be negative.
 
-    A vanishing proximal term towards `centre` picks a point where a face holds many.
+    A vanishing proximal term towards `centre` picks a point where a face holds many; the refinement, against the true
+    system, removes its bias and the rounding of the elimination.
     """
-    eps = jnp.finfo(centre.dtype).eps
-    proximity = jnp.sqrt(eps) * 1e-2
-    theta = jnp.full_like(centre, proximity)
-    rhs = affine.linear + proximity * centre
-    total = jnp.ones(centre.shape[0], centre.dtype)
-    solve = kkt.factorise(affine, theta, face)
-    x, _ = solve(rhs, total)
-    # One refinement against the true system removes the proximal bias and the rounding of the elimination.
-    left = affine.linear - affine.apply(x)
-    correction, _ = solve(left, total - x.sum(1))
+
+    affine: AffineMap
+    face: Array
+    centre: Array
+
+    @property
+    def proximity(self) -> Array:
+        return 1e-2 * jnp.sqrt(jnp.finfo(self.centre.dtype).eps)
+
+    @property
+    def theta(self) -> Array:
+        return jnp.full_like(self.centre, self.proximity)
+
+    def first(self) -> tuple[Array, Array]:
+        return self.affine.linear + self.proximity * self.centre, jnp.ones_like(self.centre[:, 0])
+
+    def refinement(self, x: Array) -> tuple[Array, Array]:
+        return self.affine.linear - self.affine.apply(x), 1 - x.sum(1)
+
+
+def solve_on(affine: AffineMap, face: Array, centre: Array) -> Array:
+    """The point that is optimal on given faces (`FaceStep`)."""
+    step = FaceStep(affine, face, centre)
+    solve = kkt.factorise(affine, step.theta, face)
+    x, _ = solve(*step.first())
+    correction, _ = solve(*step.refinement(x))
     return x + correction
 
 
@@ -154,35 +183,50 @@ def start_interior(game: Any, scale: Scale, profile: Array) -> Interior:
     return Interior(mixture, slope - lowest[:, None] + 1, 1 - lowest)
 
 
-def interior_step(game: Any, scale: Scale, now: Interior) -> Interior:
-    """A predictor and corrector step (Mehrotra 1992) of the central path; stays where it is if a step is not finite."""
-    affine = linearise(game, now.mixture).scaled(1 / scale.sigma)
-    w, dual = now.mixture, now.dual
-    stationarity = affine(w) + now.mu[:, None]  # = ν on the path
-    short = 1 - w.sum(1)
-    solve = kkt.factorise(affine, dual / w, jnp.ones_like(w, bool))
+@pytree()
+class PathStep:
+    """A predictor and corrector step (Mehrotra 1992) of the central path; stays where it is if it would not be finite."""
 
-    def direction(target: Array) -> tuple[Array, Array, Array]:
-        """Towards w∘ν = target."""
-        dw, dmu = solve(target / w - stationarity, short)
-        return dw, (target - dual * (w + dw)) / w, dmu
+    affine: AffineMap
+    now: Interior
 
-    gap = (w * dual).mean()
-    dw, dd, _ = direction(jnp.zeros_like(w))
-    length = jnp.minimum(_longest(w, dw), _longest(dual, dd))
-    predicted = ((w + length * dw) * (dual + length * dd)).mean()
-    centring = jnp.clip(predicted / gap, 0, 1) ** 3
-    dw, dd, dmu = direction(centring * gap - dw * dd)
-    length = jnp.minimum(1, 0.995 * jnp.minimum(_longest(w, dw), _longest(dual, dd)))
-    ahead = Interior(w + length * dw, dual + length * dd, now.mu + length * dmu)
-    tiny = jnp.finfo(w.dtype).tiny ** 0.5
-    sound = jnp.isfinite(ahead.mixture).all() & jnp.isfinite(ahead.dual).all()
-    sound = sound & (ahead.mixture > tiny).all() & (ahead.dual > tiny).all()
-    return Interior(
-        jnp.where(sound, ahead.mixture, w), jnp.where(sound, ahead.dual, dual), jnp.where(sound, ahead.mu, now.mu)
-    )
+    @property
+    def theta(self) -> Array:
+        return self.now.dual / self.now.mixture
 
+    def predictor(self) -> tuple[Array, Array]:
+        return self._towards(jnp.zeros_like(self.now.mixture))
 
+    def corrector(self, predicted: Array) -> tuple[Array, Array]:
+        return self._towards(self._target(predicted))
+
+    def advanced(self, predicted: Array, dw: Array, dmu: Array) -> Interior:
+        """The next point, from the solutions of both systems."""
+        w, dual, mu = self.now.mixture, self.now.dual, self.now.mu
+        dd = self._dual_change(self._target(predicted), dw)
+        length = jnp.minimum(1, 0.995 * jnp.minimum(_longest(w, dw), _longest(dual, dd)))
+        ahead = Interior(w + length * dw, dual + length * dd, mu + length * dmu)
+        tiny = jnp.finfo(w.dtype).tiny ** 0.5
+        sound = (ahead.mixture > tiny).all() & (ahead.dual > tiny).all()  # false for NaN, too
+        sound = sound & jnp.isfinite(ahead.mixture).all() & jnp.isfinite(ahead.dual).all()
+        return jax.tree.map(lambda new, old: jnp.where(sound, new, old), ahead, self.now)
+
+    def _target(self, dw: Array) -> Array:
+        """w∘ν to aim at: central where the predictor got stuck, and corrected for its second-order error."""
+        w, dual = self.now.mixture, self.now.dual
+        dd = self._dual_change(jnp.zeros_like(w), dw)
+        length = jnp.minimum(_longest(w, dw), _longest(dual, dd))
+        gap = (w * dual).mean()
+        predicted = ((w + length * dw) * (dual + length * dd)).mean()
+        return jnp.clip(predicted / gap, 0, 1) ** 3 * gap - dw * dd
+
+    def _dual_change(self, target: Array, dw: Array) -> Array:
+        return (target - self.now.dual * (self.now.mixture + dw)) / self.now.mixture
+
+    def _towards(self, target: Array) -> tuple[Array, Array]:
+        """The system whose solution leads to w∘ν = target."""
+        stationarity = self.affine(self.now.mixture) + self.now.mu[:, None]  # = ν on the path
+        return target / self.now.mixture - stationarity, 1 - self.now.mixture.sum(1)
 def _longest(x: Array, dx: Array) -> Array:
     """The largest step ≤ 1.5 that keeps x + t·dx ≥ 0."""
     return jnp.minimum(jnp.where(dx < 0, -x / jnp.where(dx < 0, dx, -1), 1.5).min(), 1.5)

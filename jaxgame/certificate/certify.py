@@ -1,0 +1,203 @@
+"""certify(): is this profile an equilibrium, is it the only one, and how far off can it be? (theory §1)"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import Array
+
+from jaxgame import _checks, simplex
+from jaxgame._pytree import pytree
+from jaxgame.certificate import weights as rosen
+from jaxgame.certificate.exploitability import exploitability
+from jaxgame.certificate.gap import concave_agents, gaps
+from jaxgame.certificate.spectrum import Spectrum, dense_jacobian, spectrum
+from jaxgame.games import dtype_of, is_quadratic, linearise
+from jaxgame.games.affine import AffineMap
+from jaxgame.solvers.scale import Scale, measure, uniform
+
+STEPS = tuple(2.0**k for k in range(-12, 7, 2))  # step sizes of the error bound, in units of 1/L
+
+
+@pytree()
+class Certificate:
+    """What is known of a profile (theory §1); a pytree of arrays and bools.
+
+    residual: natural residual, scale-free. exploitability (n,): gain of a best response, exact where `exact` (n,) says so, else
+    of the best response that was found. gap (n,): its certified bound, ∞ for an agent whose utility is not concave.
+    monotonicity: smallest eigenvalue of the symmetric part of the game map's Jacobian on the tangent space; lipschitz: its
+    spectral norm there; for one group (D = 1) ∞ and 0. distance: bound on ‖profile − equilibrium‖, Euclidean over the whole
+    profile, ∞ unless the game map is proved to be strongly monotone as it is. weights (n,): Rosen's weights by which uniqueness
+    is proved, ones where it is not. concave: all utilities are concave in the own mixture, `concave_agents` (n,) which.
+    unique: True: proved that the game has exactly one equilibrium; False: not proved.
+    local: the constants are those of the Jacobian at this profile and prove nothing. numerical: they come from Lanczos'
+    method, whose error bound fails with probability 1e-12.
+    """
+
+    residual: Array
+    exploitability: Array
+    gap: Array
+    monotonicity: Array
+    lipschitz: Array
+    distance: Array
+    weights: Array
+    concave: bool
+    unique: bool
+    exact: Array
+    concave_agents: Array
+    local: bool
+    numerical: bool
+
+    @property
+    def message(self) -> str:
+        """What is proved, by what, and what is not, in sentences."""
+        from jaxgame.certificate.message import summarise
+
+        return summarise(self)
+
+
+def certify(
+    game: Any, profile: Any, *, monotonicity: float | None = None, lipschitz: float | None = None
+) -> Certificate:
+    """Judge a profile (n, D), or that of an `Equilibrium`, in a game; valid whatever found it.
+
+    Quadratic games: all constants are global. Other utilities: the constants are those at the profile, and prove neither
+    uniqueness nor a distance, unless the user supplies constants that hold on the whole simplex: `monotonicity` c with
+    ⟨F(W) − F(V), W − V⟩ ≥ c ‖W − V‖² and `lipschitz` L with ‖F(W) − F(V)‖ ≤ L ‖W − V‖ for tangent parts of F = −marginals.
+
+    Best responses hold the other mixtures fixed, or the aggregate in a mean field with `atomic=False`. Works on concrete
+    arrays, not under jit or vmap; mostly on the host, in float64.
+
+    Raises ValueError for a profile of the wrong shape or off the simplex, traced values, and constants that the Jacobian at the
+    profile contradicts.
+    """
+    dtype = dtype_of(game)
+    profile = getattr(profile, "profile", profile)
+    shape = (game.n_agents, game.n_groups)
+    profile = _checks.shares("profile", _checks.array("profile", profile, dtype, shape), profile)
+    marginals = game.marginals(profile)
+    if not _checks.concrete(marginals):
+        raise ValueError("certify needs concrete arrays, got traced ones: call it outside jit, vmap and grad")
+    affine = linearise(game, profile)
+    found = spectrum(affine, np.ones(shape[0]), dtype=dtype)
+    local = not is_quadratic(game) and shape[1] > 1
+    constants = _supplied(found, monotonicity, lipschitz)
+    c = constants.lower if not local or monotonicity is not None else -np.inf
+    L = constants.upper if not local or lipschitz is not None else np.inf
+    weights, unique = np.ones(shape[0]), c > 0
+    if not unique and not local:
+        weights, unique = _weighted(affine, dtype)
+    concave = concave_agents(game, profile)
+    gap = gaps(game, profile, marginals, concave)
+    gain, exact = exploitability(game, profile, marginals, concave)
+    scale = _scale(game, dtype, L)
+
+    def number(x: Any) -> Array:
+        return jnp.asarray(x, dtype)
+
+    return Certificate(
+        residual=jnp.where(jnp.isfinite(marginals).all(), scale.residual(profile, marginals), jnp.inf),
+        exploitability=jnp.minimum(gain, gap),
+        gap=gap,
+        monotonicity=number(constants.monotonicity),
+        lipschitz=number(constants.lipschitz),
+        distance=number(_distance(affine, profile, marginals, gap, c, L)),
+        weights=number(weights),
+        concave=bool(concave.all()),
+        unique=bool(unique),
+        exact=jnp.asarray(exact),
+        concave_agents=concave,
+        local=local and monotonicity is None,
+        numerical=not found.proved,
+    )
+
+
+def _supplied(found: Spectrum, monotonicity: float | None, lipschitz: float | None) -> Spectrum:
+    """The constants, with those that the user supplied in their place."""
+    if found.monotonicity == np.inf:  # one group: nothing to supply
+        return found
+    known = vars(found).copy()
+    slack = 1e-6 * found.lipschitz + max(found.monotonicity - found.lower, found.upper - found.lipschitz)
+    if monotonicity is not None:
+        c = float(monotonicity)
+        if not np.isfinite(c) or c > found.monotonicity + slack:
+            raise ValueError(
+                f"monotonicity is {c:.6g}, but at the profile the smallest eigenvalue of the game map's Jacobian is "
+                f"{found.monotonicity:.6g}, and a constant for the whole simplex is at most that"
+            )
+        known |= dict(monotonicity=c, lower=c)
+    if lipschitz is not None:
+        L = float(lipschitz)
+        if not 0 < L < np.inf or L < found.lipschitz - slack:
+            raise ValueError(
+                f"lipschitz is {L:.6g}, but at the profile the norm of the game map's Jacobian is {found.lipschitz:.6g}, and a "
+                "constant for the whole simplex is positive, finite and at least that"
+            )
+        known |= dict(lipschitz=L, upper=L)
+    return Spectrum(**known)
+
+
+def prove_unique(game: Any) -> tuple[np.ndarray, bool]:
+    """Weights by which a quadratic game is proved to have one equilibrium, and whether it is."""
+    affine, dtype = game.affine(), dtype_of(game)
+    weights = np.ones(game.n_agents)
+    if spectrum(affine, weights, dtype=dtype).lower > 0:
+        return weights, True
+    return _weighted(affine, dtype)
+
+
+def _weighted(affine: AffineMap, dtype: Any) -> tuple[np.ndarray, bool]:
+    """Weights under which the game map is strongly monotone, and whether there are any among those tried."""
+    n, n_groups = affine.linear.shape
+    for weights in rosen.candidates(affine):
+        if spectrum(affine, weights, dtype=dtype).lower > 0:
+            return weights, True
+    if 1 < n and n * (n_groups - 1) <= rosen.ASCENT_LIMIT:
+        weights = rosen.ascent(dense_jacobian(affine), n)
+        if spectrum(affine, weights, dtype=dtype).lower > 0:
+            return weights, True
+    return np.ones(n), False
+
+
+def _scale(game: Any, dtype: Any, L: float) -> Scale:
+    """As for solvers, but with the accurate Lipschitz constant where it is known."""
+    estimated = measure(game, dtype)
+    if not np.isfinite(L):
+        return estimated
+    spread = jnp.abs(simplex.project_tangent(game.marginals(uniform(game, dtype)))).max()
+    sigma = jnp.maximum(jnp.asarray(L, dtype), spread)
+    return Scale(jnp.where(sigma > 0, sigma, 1), estimated.curvature)
+
+
+def _distance(affine: AffineMap, profile: Array, marginals: Array, gap: Array, c: float, L: float) -> float:
+    """The least of the error bounds that c and L give, with what rounding may hide added.
+
+    (1 + ηL)/(ηc) ‖W − Π(W − ηF)‖ for several η > 0 (Facchinei & Pang 2003), and √(Σ gap / c): c ‖W − W*‖² ≤ ⟨F(W), W − W*⟩.
+    """
+    if c == np.inf:
+        return 0.0
+    if not c > 0 or not bool(jnp.isfinite(marginals).all()):
+        return np.inf
+    eps = 16 * float(jnp.finfo(profile.dtype).eps)
+    # Entries of F are sums of such parts.
+    parts = jnp.abs(affine.linear) + jnp.abs(affine.own.apply(profile)) + jnp.abs(affine.others.apply(profile)) + jnp.abs(marginals)
+    noise = float(jnp.linalg.norm(parts))
+    bounds = [np.sqrt(2 * len(profile))]  # the diameter of the set of profiles
+    total = float(gap.sum())
+    if np.isfinite(total):
+        bounds.append(np.sqrt((total + eps * float(parts.max(1).sum())) / c))
+    for step in STEPS if np.isfinite(L) else ():
+        eta = step / L
+        left = float(_natural(profile, marginals, jnp.asarray(eta, profile.dtype))) + eps * (profile.size**0.5 + eta * noise)
+        bounds.append((1 + step) / (eta * c) * left)
+    return float(min(bounds)) * (1 + eps)
+
+
+@jax.jit
+def _natural(profile: Array, marginals: Array, step: Array) -> Array:
+    """‖W − Π(W − ηF)‖."""
+    slope = marginals - marginals.max(1, keepdims=True)
+    return jnp.linalg.norm(profile - simplex.project(profile + step * slope))

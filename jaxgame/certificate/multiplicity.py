@@ -1,0 +1,190 @@
+"""probe(): how many equilibria a game shows from many starts, and which of them agents would stay at."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import scipy.linalg
+from jax import Array, lax
+
+from jaxgame import simplex
+from jaxgame._pytree import pytree
+from jaxgame.certificate.exploitability import exploitability
+from jaxgame.certificate.gap import concave_agents, gaps
+from jaxgame.equilibrium import solve
+from jaxgame.games import dtype_of, linearise, representation
+from jaxgame.solvers.scale import Scale, measure
+
+STABLE, UNDETERMINED, UNSTABLE = 1, 0, -1
+SETTLING = 200  # gradient steps
+SIDE_BY_SIDE = 4_000_000  # numbers of profiles that are solved in one go
+LINEAR_LIMIT = 2000  # n·D up to which stability is asked for: eigenvalues of a nonsymmetric matrix of that size
+
+
+@pytree()
+class Probe:
+    """The distinct stationary profiles that were found, those found most often first; a pytree of arrays.
+
+    profiles (k, n, D); representations (k, D); counts (k,): runs that led there; residuals (k,); gaps and exploitability (k,):
+    largest over the agents, in units of utility; equilibria (k,) bool: no agent has a better response (always so where utilities
+    are concave). stability (k,): 1 stable, −1 unstable, 0 undetermined under the projected dynamics ẇ = Π_T(−F(w)); growth (k,):
+    largest real part of the dynamics' eigenvalues on the face of the profile, −∞ where that is a vertex, NaN where not computed.
+    runs: solves that were made; failed: how many of them did not converge.
+    """
+
+    profiles: Array
+    representations: Array
+    counts: Array
+    residuals: Array
+    gaps: Array
+    exploitability: Array
+    equilibria: Array
+    growth: Array
+    stability: Array
+    runs: int
+    failed: int
+
+    @property
+    def message(self) -> str:
+        """What was found, in sentences."""
+        from jaxgame.certificate.message import count
+
+        return count(self)
+
+
+def probe(game: Any, *, starts: int = 32, seed: int = 0, solver: Any = None, tolerance: float | None = None) -> Probe:
+    """Solve a game from several starts and tell the equilibria apart.
+
+    starts: the uniform profile, everyone near one group, then random profiles near vertices and Dirichlet draws in turn (`seed`).
+    solver: as in `solve`. Without one every start is solved from twice: as it is, where Newton's method finds unstable
+    equilibria, too, and after agents have followed their marginal utilities for a while, which leads to stable ones.
+    tolerance: profiles that differ nowhere by more count as one; default eps^0.4, 5e-7 in float64 and 2e-3 in float32.
+
+    What was not found may exist: only `certify(...).unique` proves that there is one equilibrium. Not under jit or vmap.
+    Raises ValueError for starts or a tolerance that make no sense.
+    """
+    if isinstance(starts, bool) or not isinstance(starts, (int, np.integer)) or starts < 1:
+        raise ValueError(f"starts is {starts!r}, expected an integer ≥ 1")
+    dtype = dtype_of(game)
+    if tolerance is None:
+        tolerance = float(jnp.finfo(dtype).eps) ** 0.4
+    elif not 0 < float(tolerance) < 1:
+        raise ValueError(f"tolerance is {tolerance}, expected a number between 0 and 1")
+    first = jnp.asarray(initial_profiles(game.n_agents, game.n_groups, starts, seed), dtype)
+    scale = measure(game, dtype)
+    if solver is None:
+        first = jnp.concatenate([first, jax.vmap(lambda start: _settled(game, start, scale))(first)])
+    found = _solve_all(game, solver, first)
+    converged = np.flatnonzero(np.asarray(found.converged))
+    kept, counts = _distinct(np.asarray(found.profile), np.asarray(found.residual), converged, float(tolerance))
+    judged = [_judge(game, found.profile[k], scale, float(tolerance)) for k in kept]
+
+    def column(position: int, kind: Any = dtype) -> Array:
+        return jnp.asarray([row[position] for row in judged], kind)
+
+    profiles = found.profile[jnp.asarray(kept, int)]
+    return Probe(
+        profiles=profiles,
+        representations=jax.vmap(lambda profile: representation(game, profile))(profiles),
+        counts=jnp.asarray(counts, int),
+        residuals=found.residual[jnp.asarray(kept, int)],
+        gaps=column(0),
+        exploitability=column(1),
+        equilibria=column(2, bool),
+        growth=column(3),
+        stability=column(4, int),
+        runs=len(first),
+        failed=len(first) - len(converged),
+    )
+
+
+def initial_profiles(n: int, n_groups: int, starts: int, seed: int) -> np.ndarray:
+    """Starts (starts, n, D). Vertices are pulled a little inside: utilities may be infinite at the boundary."""
+    rng = np.random.default_rng(seed)
+    vertices = 0.9 * np.eye(n_groups) + 0.1 / n_groups
+    rows = [np.full((n, n_groups), 1 / n_groups)]
+    rows += [np.broadcast_to(vertices[d], (n, n_groups)) for d in range(n_groups)]
+    while len(rows) < starts:
+        rows.append(vertices[rng.integers(n_groups, size=n)])
+        rows.append(rng.dirichlet(np.ones(n_groups), n))
+    return np.array(rows[:starts])
+
+
+def _settled(game: Any, start: Array, scale: Scale) -> Array:
+    """Where short projected gradient steps lead."""
+
+    def body(_, profile: Array) -> Array:
+        ahead = simplex.project(profile + game.marginals(profile) / (2 * scale.sigma))
+        return jnp.where(jnp.isfinite(ahead).all(), ahead, profile)
+
+    return lax.fori_loop(0, SETTLING, body, start)
+
+
+def _solve_all(game: Any, solver: Any, starts: Array) -> Any:
+    def one(start: Array) -> Any:
+        return solve(game, solver, init=start)
+
+    if starts.size <= SIDE_BY_SIDE:
+        return jax.vmap(one)(starts)
+    return jax.tree.map(lambda *leaves: jnp.stack(leaves), *[one(start) for start in starts])
+
+
+def _distinct(profiles: np.ndarray, residuals: np.ndarray, among: np.ndarray, tolerance: float) -> tuple[list[int], list[int]]:
+    """Indices of profiles further than `tolerance` apart, the most accurate of each cluster, and the sizes of the clusters."""
+    kept: list[int] = []
+    counts: list[int] = []
+    for k in sorted(among, key=lambda k: residuals[k]):
+        near = [c for c, other in enumerate(kept) if np.abs(profiles[k] - profiles[other]).max() <= tolerance]
+        if near:
+            counts[near[0]] += 1
+        else:
+            kept.append(int(k))
+            counts.append(1)
+    order = sorted(range(len(kept)), key=lambda c: -counts[c])
+    return [kept[c] for c in order], [counts[c] for c in order]
+
+
+def _judge(game: Any, profile: Array, scale: Scale, tolerance: float) -> tuple[float, float, bool, float, int]:
+    """gap, exploitability, whether that is an equilibrium, growth and stability of one profile."""
+    marginals = game.marginals(profile)
+    concave = concave_agents(game, profile)
+    gain, _ = exploitability(game, profile, marginals, concave)
+    gap = float(gaps(game, profile, marginals, concave).max())
+    gain = min(float(gain.max()), gap)
+    return gap, gain, gain <= tolerance * float(scale.sigma), *stability(game, profile, marginals, scale, tolerance)
+
+
+def stability(game: Any, profile: Array, marginals: Array, scale: Scale, tolerance: float) -> tuple[float, int]:
+    """Largest real part of the eigenvalues of −J on the tangent of the profile's face, and the verdict.
+
+    At a kink (a group off the support whose multiplier vanishes) the dynamics are not linear: stable where J is positive
+    definite on the larger face, else undetermined.
+    """
+    if profile.size > LINEAR_LIMIT:
+        return np.nan, UNDETERMINED
+    w, g = np.asarray(profile, np.float64), np.asarray(marginals, np.float64)
+    support = w > tolerance
+    reachable = support | (g.max(1, keepdims=True) - g <= tolerance * float(scale.sigma))
+    jacobian = np.asarray(linearise(game, profile).dense(), np.float64)
+    inner, outer = _on_face(jacobian, support), _on_face(jacobian, reachable)
+    growth = -float(np.linalg.eigvals(inner).real.min()) if inner.size else -np.inf
+    if (reachable != support).any():
+        lowest = np.linalg.eigvalsh((outer + outer.T) / 2)[0]
+        return growth, STABLE if lowest > tolerance * np.linalg.norm(outer) else UNDETERMINED
+    margin = tolerance * np.linalg.norm(inner) if inner.size else 0.0
+    return growth, STABLE if growth < -margin else UNSTABLE if growth > margin else UNDETERMINED
+
+
+def _on_face(jacobian: np.ndarray, face: np.ndarray) -> np.ndarray:
+    """J on {v : v = 0 off the face, Σ_d v_id = 0}."""
+    bases = []
+    for row in face:
+        basis = np.zeros((row.size, max(int(row.sum()) - 1, 0)))
+        if basis.shape[1]:
+            basis[row] = scipy.linalg.helmert(int(row.sum())).T
+        bases.append(basis)
+    basis = scipy.linalg.block_diag(*bases)
+    return basis.T @ jacobian @ basis

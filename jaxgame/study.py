@@ -1,0 +1,336 @@
+"""The main job, end to end: from a survey to an equilibrium, its proof, who is left out, and how sure the survey lets us be."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from functools import partial
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import Array
+from scipy.special import chdtrc
+
+import jaxgame as jg
+from jaxgame.config import StudyOptions
+from jaxgame.solvers.loop import run as run_solver
+from jaxgame.solvers.scale import measure, uniform
+from jaxgame.surveys.draws import dirichlet
+
+COMPARED = ("ProjectedGradient", "Extragradient", "OptimisticGradient", "GoldenRatio", "AcceleratedGradient")
+INTERVAL = (0.05, 0.95)  # what is shown of the posterior draws
+INDISTINCT = 0.01  # groups count as different only below this p-value
+BATCH_NUMBERS = 4_000_000  # entries of the profiles that are solved at a time
+CURVE_NUMBERS = 400_000_000  # entries that the compared solvers may write, a solver
+CURVE_STEPS = (50, 2000)
+
+
+@dataclasses.dataclass(frozen=True)
+class Curve:
+    """A solver's natural residual after so many evaluations of the marginals."""
+
+    solver: str
+    evaluations: np.ndarray
+    residuals: np.ndarray
+    converged: bool
+
+
+@dataclasses.dataclass(frozen=True)
+class Draws:
+    """Everything that the survey decides, once a posterior draw of its tables: arrays with a leading axis of draws."""
+
+    shares: np.ndarray
+    representation: np.ndarray
+    excluded: np.ndarray
+    price: np.ndarray
+    critical: np.ndarray | None  # without the draws in which it does not exist
+    positions: np.ndarray  # (draws, D, 2) on the axes of `Map`
+    unconverged: int
+
+
+@dataclasses.dataclass(frozen=True)
+class Map:
+    """Groups by what they answer: the first two principal coordinates (classical MDS) of their mean responses.
+
+    What a mixture w of groups answers on average is the point w @ positions, exactly (theory, introduction).
+    """
+
+    positions: np.ndarray  # (D, 2)
+    explained: np.ndarray  # (2,) share of the variation
+    centre: np.ndarray
+    axes: np.ndarray
+
+
+@dataclasses.dataclass(frozen=True)
+class Study:
+    """Options, what they led to, and how long it took (seconds)."""
+
+    options: StudyOptions
+    survey: jg.surveys.Survey
+    game: jg.AlignmentGame
+    equilibrium: jg.Equilibrium
+    certificate: Any
+    excluded: np.ndarray  # (D,)
+    price: np.ndarray  # (D,)
+    critical: np.ndarray | None  # (D,), None where it does not exist
+    why_not_critical: str
+    draws: Draws
+    curves: list[Curve]
+    alike: list[tuple[int, int]]  # pairs of groups that the survey cannot tell apart
+    map: Map
+    timings: dict[str, float]
+
+    @property
+    def ratio(self) -> float:
+        """α/γ."""
+        return self.options.attractiveness / self.options.consistency
+
+    @property
+    def certified(self) -> bool:
+        """Converged, with a finite bound on what any agent could gain."""
+        return bool(self.equilibrium.converged) and math.isfinite(float(self.equilibrium.gap))
+
+
+@dataclasses.dataclass(frozen=True)
+class Design:
+    """What is compiled in. Numbers are arguments of the compiled functions, so that one compilation serves them all."""
+
+    agents: int
+    kernel: str
+    diversity_form: str
+    metric: str
+    solver: str
+    heterogeneous: bool
+
+
+def load_survey(options: StudyOptions) -> jg.surveys.Survey:
+    """The survey that the options name. Raises ValueError or OSError where there is none, or no study can be made of it."""
+    dtype = jnp.dtype(options.precision)
+    if options.survey.endswith(".csv"):
+        if options.group is None or options.questions is None:
+            raise ValueError(f"{options.survey}: a CSV needs --group COLUMN and --questions COLUMN,COLUMN,…")
+        questions = options.questions
+        if isinstance(questions, dict):
+            questions = {name: None if form == "unordered" else form for name, form in questions.items()}
+        given = dict(weight=options.weight, groups=options.groups, missing=options.missing)
+        given = {name: value for name, value in given.items() if value is not None}
+        survey = jg.surveys.Survey.from_csv(options.survey, options.group, questions, dtype=dtype, **given)
+    else:
+        for name in ("group", "questions", "weight", "groups", "missing"):
+            if getattr(options, name) is not None:
+                raise ValueError(f"{name} is for a survey in a .csv file, and the survey is {options.survey!r}")
+        survey = jg.surveys.load(options.survey, dtype=dtype)
+    jax.eval_shape(partial(_build, design=_design(options)), survey, _levels(options))  # raises what the game would
+    return survey
+
+
+def run(options: StudyOptions, survey: jg.surveys.Survey, begin: Callable[[str], None] = lambda stage: None) -> Study:
+    """The study of a survey; `begin` is told the name of every stage as it starts."""
+    timings: dict[str, float] = {}
+
+    @contextmanager
+    def stage(name: str, text: str) -> Iterator[None]:
+        begin(text)
+        start = time.perf_counter()
+        yield
+        timings[name] = time.perf_counter() - start
+
+    design, levels = _design(options), _levels(options)
+    with stage("solve", f"solving the game of {options.agents} agents"):
+        equilibrium = jax.block_until_ready(_solve(survey, levels, design=design))
+        game = equilibrium.game
+    with stage("certify", "certifying the equilibrium"):
+        certificate = jax.block_until_ready(jg.certify(game, equilibrium.profile))
+    with stage("exclusion", "looking for who is left out"):
+        excluded = np.asarray(jg.excluded(equilibrium))
+        price = np.asarray(jg.inclusion_price(game, equilibrium))
+        critical, why_not = None, ""
+        try:
+            critical = np.asarray(jg.critical_ratios(_symmetric(game, survey)))
+        except ValueError as error:
+            why_not = str(error)
+    with stage("map", "mapping the groups"):
+        chart = _map(np.asarray(_features(survey, options.kernel), float))
+        alike = indistinct(survey)
+    with stage("draws", f"solving {options.draws} posterior draws of the survey"):
+        draws = _draws(survey, options, design, levels, chart, critical is not None)
+    with stage("solvers", "comparing solvers"):
+        curves = [_own_curve(equilibrium, options.solver), *_compared(game, options.solver)]
+    return Study(
+        options, survey, game, equilibrium, certificate, excluded, price, critical, why_not, draws, curves, alike, chart, timings
+    )
+
+
+def _design(options: StudyOptions) -> Design:
+    metric, heterogeneous = options.metric, options.heterogeneity > 0
+    return Design(options.agents, options.kernel, options.diversity_form, metric, options.solver, heterogeneous)
+
+
+def _levels(options: StudyOptions) -> dict[str, Array]:
+    dtype = jnp.dtype(options.precision)
+    names = ("attractiveness", "consistency", "diversity", "heterogeneity")
+    return {name: jnp.asarray(getattr(options, name), dtype) for name in names} | {"seed": jnp.asarray(options.seed, jnp.uint32)}
+
+
+def _build(survey: jg.surveys.Survey, levels: dict[str, Array], *, design: Design) -> jg.AlignmentGame:
+    targets = survey.shares
+    if design.heterogeneous:
+        # Var t_d = h · share_d (1 − share_d): h → 1 is an agent that was aligned to one group alone.
+        targets = dirichlet(jax.random.key(levels["seed"]), targets * (1 / levels["heterogeneity"] - 1), design.agents)
+    return survey.game(
+        design.agents,
+        kernel=design.kernel,
+        targets=targets,
+        attractiveness=levels["attractiveness"],
+        consistency=levels["consistency"],
+        diversity=levels["diversity"],
+        diversity_form=design.diversity_form,
+        consistency_metric=design.metric,
+    )
+
+
+def _solver(name: str) -> Any:
+    return None if name == "auto" else getattr(jg, name)()
+
+
+@partial(jax.jit, static_argnames="design")
+def _solve(survey: jg.surveys.Survey, levels: dict[str, Array], *, design: Design) -> jg.Equilibrium:
+    return jg.solve(_build(survey, levels, design=design), _solver(design.solver), history=True)
+
+
+def _symmetric(game: jg.AlignmentGame, survey: jg.surveys.Survey) -> jg.AlignmentGame:
+    """The same game with every agent aligned to the population shares, as critical ratios need it."""
+    return game.replace(targets=jnp.broadcast_to(survey.shares, game.targets.shape))
+
+
+def _features(survey: jg.surveys.Survey, kernel: str) -> Array:
+    """(D, F) mean responses: mean answers for the Gaussian kernel, one-hot answers, whose Gram matrix it is, for `match`."""
+    if kernel == "gaussian":
+        return survey.mean_answers
+    tables = [survey.answers[question.id] for question in survey.questions]
+    return jnp.concatenate(tables, axis=-1) / math.sqrt(len(tables))
+
+
+def _map(features: np.ndarray) -> Map:
+    centre = features.mean(0)
+    left, sizes, axes = np.linalg.svd(features - centre, full_matrices=False)
+    sizes, axes = np.append(sizes, 0.0)[:2], np.vstack([axes, np.zeros_like(axes[:1])])[:2]
+    positions = (features - centre) @ axes.T
+    # The first group is on the left, the group farthest from the first axis above it.
+    farthest = positions[np.abs(positions[:, 1]).argmax(), 1]
+    signs = np.where(np.array([-positions[0, 0], farthest]) < 0, -1.0, 1.0)
+    total = ((features - centre) ** 2).sum()
+    explained = sizes**2 / total if total > 0 else np.zeros(2)
+    return Map(positions * signs, explained, centre, axes * signs[:, None])
+
+
+def indistinct(survey: jg.surveys.Survey) -> list[tuple[int, int]]:
+    """Pairs of groups whose answers the sample cannot tell apart: χ² test of homogeneity over all questions, p > 1 %.
+
+    Questions count as independent. Answers of one respondent are not quite, so a pair just past the threshold is no proof of
+    a difference either.
+    """
+    n_groups = len(survey.groups)
+    statistic, freedom = np.zeros((n_groups, n_groups)), np.zeros((n_groups, n_groups))
+    for question in survey.questions:
+        counts = np.asarray(question.counts, float)
+        counts = counts * (np.asarray(question.effective, float) / counts.sum(1))[:, None]
+        both = counts[:, None] + counts[None]
+        sizes = counts.sum(1)
+        expected = both * (sizes[:, None] / (sizes[:, None] + sizes[None]))[:, :, None]
+        given = both > 0
+        excess = np.where(given, (counts[:, None] - expected) ** 2 / np.where(given, expected, 1), 0).sum(2)
+        statistic += excess + excess.T
+        freedom += given.sum(2) - 1
+    p_values = chdtrc(np.maximum(freedom, 1), statistic)
+    return [(d, e) for d in range(n_groups) for e in range(d + 1, n_groups) if p_values[d, e] > INDISTINCT]
+
+
+@partial(jax.jit, static_argnames=("design", "with_critical"))
+def _solve_draws(drawn: jg.surveys.Survey, levels: dict[str, Array], *, design: Design, with_critical: bool) -> dict[str, Array]:
+    def one(survey: jg.surveys.Survey) -> dict[str, Array]:
+        game = _build(survey, levels, design=design)
+        equilibrium = jg.solve(game, _solver(design.solver))
+        found = dict(
+            shares=survey.shares,
+            representation=equilibrium.representation,
+            excluded=jg.excluded(equilibrium),
+            price=jg.inclusion_price(game, equilibrium),
+            features=_features(survey, design.kernel),
+            converged=equilibrium.converged,
+        )
+        if with_critical:
+            found["critical"] = jg.critical_ratios(_symmetric(game, survey))
+        return found
+
+    return jax.vmap(one)(drawn)
+
+
+def _draws(
+    survey: jg.surveys.Survey, options: StudyOptions, design: Design, levels: dict[str, Array], chart: Map, with_critical: bool
+) -> Draws:
+    drawn = survey.posterior(options.seed, options.draws)
+    # Equal batches of one compiled size, the last one filled up with draws that are then dropped.
+    size = min(options.draws, max(1, BATCH_NUMBERS // (options.agents * len(survey.groups))))
+    parts = []
+    for start in range(0, options.draws, size):
+        picked = np.minimum(np.arange(start, start + size), options.draws - 1)
+        batch = jax.tree.map(lambda leaf, picked=picked: leaf[picked], drawn)
+        parts.append(jax.device_get(_solve_draws(batch, levels, design=design, with_critical=with_critical)))
+    found = {name: np.concatenate([part[name] for part in parts])[: options.draws] for name in parts[0]}
+    critical = None
+    if with_critical:
+        critical = found["critical"][~np.isnan(found["critical"]).any(1)]
+        critical = critical if len(critical) else None
+    return Draws(
+        shares=found["shares"],
+        representation=found["representation"],
+        excluded=found["excluded"],
+        price=found["price"],
+        critical=critical,
+        positions=(found["features"].astype(float) - chart.centre) @ chart.axes.T,
+        unconverged=int((~found["converged"]).sum()),
+    )
+
+
+def _own_curve(equilibrium: jg.Equilibrium, solver: str) -> Curve:
+    """The curve of the solve itself; it counts evaluations in total, so they are spread evenly over its steps."""
+    steps = int(equilibrium.steps)
+    history = np.asarray(equilibrium.history)[:steps]
+    evaluations = 1 + np.arange(1, len(history) + 1) * (int(equilibrium.evaluations) - 1) / max(steps, 1)
+    name = type(jg.equilibrium.default_solver(equilibrium.game)).__name__ if solver == "auto" else solver
+    return Curve(name, evaluations, history, bool(equilibrium.converged))
+
+
+def _compared(game: jg.AlignmentGame, own: str) -> list[Curve]:
+    dtype = game.kernel.dtype
+    steps = int(np.clip(CURVE_NUMBERS // (game.n_agents * game.n_groups), *CURVE_STEPS))
+    tol = jnp.asarray(1e-10 if jnp.finfo(dtype).bits > 32 else 1e-6, dtype)
+    curves = []
+    for name in COMPARED:
+        solver = getattr(jg, name)()
+        try:
+            if hasattr(solver, "check"):
+                solver.check(game)
+        except ValueError:
+            continue  # it cannot treat this game
+        if name != own:
+            residuals, made, evaluations, converged = jax.device_get(_curve(game, tol, solver=solver, steps=steps))
+            a_step = (int(evaluations) - 1) / max(int(made), 1)
+            curves.append(Curve(name, 1 + np.arange(1, made + 1) * a_step, residuals[:made], bool(converged)))
+    return curves
+
+
+@partial(jax.jit, static_argnames=("solver", "steps"))
+def _curve(game: jg.AlignmentGame, tol: Array, *, solver: Any, steps: int) -> tuple[Array, ...]:
+    start = uniform(game, tol.dtype)
+    limit = jnp.asarray(steps)
+    scale = measure(game, tol.dtype)
+    end = run_solver(game, solver, start, scale, tol=tol, max_steps=limit, patience=limit, record=steps)
+    assert end.evaluations is not None
+    return end.history, end.steps, end.evaluations, end.status == 0
