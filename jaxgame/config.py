@@ -34,7 +34,7 @@ class StudyOptions(BaseModel):
     groups: list[str | int | float] | None = None
     missing: list[str | int | float] | None = None
     agents: int = Field(100, ge=1, le=1_000_000)
-    attractiveness: float = Field(0.4, ge=0)
+    attractiveness: float = Field(0.5, ge=0)
     consistency: float = Field(1.0, gt=0)
     diversity: float = 0.1
     diversity_form: Literal["pairwise", "centroid"] = "pairwise"

@@ -208,12 +208,12 @@ def _rescue(game: Any, found: Progress, scale: Scale, tol: Array, max_steps: Arr
     gave_up = (found.status == STALLED) | (found.status == NONFINITE) | (found.status == MAX_STEPS) & (found.steps >= Newton.max_steps)
     budget = jnp.where(gave_up, FIRST_ORDER_STEPS // 5, 0)
     again = run(game, GoldenRatio(), found.profile, scale, tol=tol, max_steps=budget, patience=FIRST_ORDER_STALL)
-    better = again.residual < found.residual
+    better = gave_up & (again.residual < found.residual)
     status = jnp.where(gave_up & (again.status == CONVERGED), CONVERGED, found.status)
     return again.replace(  # pyright: ignore[reportAttributeAccessIssue]
         profile=jnp.where(better, again.profile, found.profile),
         marginals=jnp.where(better, again.marginals, found.marginals),
-        residual=jnp.minimum(again.residual, found.residual),
+        residual=jnp.where(better, again.residual, found.residual),
         status=status,
         evaluations=jnp.where(gave_up, again.evaluations, 0),
     )
@@ -257,7 +257,7 @@ class _Carried:
 
     @classmethod
     def wrap(cls, x: Any) -> _Carried:
-        return cls(None, x) if jax.tree_util.treedef_is_leaf(jax.tree.structure(x)) else cls(x, None)
+        return cls(None, x) if jax.tree_util.all_leaves((x,)) else cls(x, None)
 
     def unwrap(self) -> Any:
         return self.tree if self.opaque is None else self.opaque

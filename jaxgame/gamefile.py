@@ -115,7 +115,9 @@ def _network(table: _Table, n: int, options: dict[str, Any]) -> Network:
     wrong = (ends < 0) | (ends >= n) | (ends != np.floor(ends))
     if wrong.any():
         row, column = np.argwhere(wrong)[0]
-        raise ValueError(f"{table.where}edges[{row}, {column}] is {ends[row, column]}, expected an agent from 0 to {n - 1}")
+        raise ValueError(
+            f"{table.where}edges[{row}, {column}] is {ends[row, column]}, expected an agent from 0 to {n - 1}"
+        )
     return Network(BCOO((jnp.asarray(edges[:, 2]), jnp.asarray(ends.astype(int))), shape=(n, n)), **options)
 
 
@@ -166,7 +168,9 @@ class _Table(dict):
     def table(self, name: str) -> _Table:
         value = self._take(name)
         if not isinstance(value, dict):
-            raise ValueError(f"{self.where}{name} is {type(value).__name__}, expected a table ([{name}], or {name}.… in npz)")
+            raise ValueError(
+                f"{self.where}{name} is {type(value).__name__}, expected a table ([{name}], or {name}.… in npz)"
+            )
         return _Table(self.where.rstrip(": "), value, f"{name}.")
 
     def end(self) -> None:
@@ -187,7 +191,9 @@ class _Budget:
     def spend(self, where: str, size: int) -> None:
         self.left -= size
         if self.left < 0:
-            raise ValueError(f"{where}: its arrays take more than the limit of {self.limit:,} bytes; raise --limit if that is meant")
+            raise ValueError(
+                f"{where}: its arrays take more than the limit of {self.limit:,} bytes; raise --limit if that is meant"
+            )
 
 
 def _read_npz(path: Path, budget: _Budget) -> dict[str, np.ndarray]:

@@ -288,7 +288,7 @@ def _newton(b: Array, u: Array | None) -> Array:
     relative to itself, whatever the magnitudes.
     """
     eps = float(jnp.finfo(b.dtype).eps)
-    slack = min(2 * b.shape[-1] * eps, 0.5)  # bounds the rounding of one step
+    slack = min(2 * b.shape[-1] * eps, 0.25)  # bounds the rounding of one step
 
     def masses(level: tuple[Array, Array]) -> tuple[Array, Array, Array]:
         above = (b - level[0]) - level[1]
@@ -315,7 +315,7 @@ def _newton(b: Array, u: Array | None) -> Array:
         start = _two_sum(jnp.max(b, -1, keepdims=True), -1)
     else:  # the highest level at which one group alone would be filled, less its rounding error
         bound = jnp.max(b - 1 / u, -1, keepdims=True)
-        start = bound, -eps * jnp.abs(bound)
+        start = bound, -jnp.minimum(eps * jnp.abs(bound), 1 / jnp.min(u, -1, keepdims=True))
     first = masses(start)
     level, (total, _, _), _ = lax.while_loop(unfinished, step, (start, first, (first[0], first[2] + 1)))
     weights = _positive((b - level[0]) - level[1])

@@ -5,8 +5,9 @@ from __future__ import annotations
 import dataclasses
 import math
 import time
+from collections import defaultdict
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from functools import partial
 from typing import Any
 
@@ -16,16 +17,23 @@ import numpy as np
 from jax import Array
 from scipy.special import chdtrc
 
-import jaxgame as jg
+from jaxgame import solvers
+from jaxgame._pytree import pytree
+from jaxgame.certificate.certify import Certificate, certify
 from jaxgame.config import StudyOptions
+from jaxgame.equilibrium import Equilibrium, default_solver, solve
+from jaxgame.exclusion import critical_ratios, excluded, inclusion_price
+from jaxgame.games import AlignmentGame
+from jaxgame.solvers.loop import CONVERGED
 from jaxgame.solvers.loop import run as run_solver
 from jaxgame.solvers.scale import measure, uniform
+from jaxgame.surveys import Survey, load
 from jaxgame.surveys.draws import dirichlet
 
 COMPARED = ("ProjectedGradient", "Extragradient", "OptimisticGradient", "GoldenRatio", "AcceleratedGradient")
 INTERVAL = (0.05, 0.95)  # what is shown of the posterior draws
+Begin = Callable[[str], None]  # told what starts now
 INDISTINCT = 0.01  # groups count as different only below this p-value
-BATCH_NUMBERS = 4_000_000  # entries of the profiles that are solved at a time
 CURVE_NUMBERS = 400_000_000  # entries that the compared solvers may write, a solver
 CURVE_STEPS = (50, 2000)
 
@@ -71,10 +79,10 @@ class Study:
     """Options, what they led to, and how long it took (seconds)."""
 
     options: StudyOptions
-    survey: jg.surveys.Survey
-    game: jg.AlignmentGame
-    equilibrium: jg.Equilibrium
-    certificate: Any
+    survey: Survey
+    game: AlignmentGame
+    equilibrium: Equilibrium
+    certificate: Certificate
     excluded: np.ndarray  # (D,)
     price: np.ndarray  # (D,)
     critical: np.ndarray | None  # (D,), None where it does not exist
@@ -108,7 +116,7 @@ class Design:
     heterogeneous: bool
 
 
-def load_survey(options: StudyOptions) -> jg.surveys.Survey:
+def load_survey(options: StudyOptions) -> Survey:
     """The survey that the options name. Raises ValueError or OSError where there is none, or no study can be made of it."""
     dtype = jnp.dtype(options.precision)
     if options.survey.endswith(".csv"):
@@ -119,18 +127,18 @@ def load_survey(options: StudyOptions) -> jg.surveys.Survey:
             questions = {name: None if form == "unordered" else form for name, form in questions.items()}
         given = dict(weight=options.weight, groups=options.groups, missing=options.missing)
         given = {name: value for name, value in given.items() if value is not None}
-        survey = jg.surveys.Survey.from_csv(options.survey, options.group, questions, dtype=dtype, **given)
+        survey = Survey.from_csv(options.survey, options.group, questions, dtype=dtype, **given)
     else:
         for name in ("group", "questions", "weight", "groups", "missing"):
             if getattr(options, name) is not None:
                 raise ValueError(f"{name} is for a survey in a .csv file, and the survey is {options.survey!r}")
-        survey = jg.surveys.load(options.survey, dtype=dtype)
+        survey = load(options.survey, dtype=dtype)
     jax.eval_shape(partial(_build, design=_design(options)), survey, _levels(options))  # raises what the game would
     return survey
 
 
-def run(options: StudyOptions, survey: jg.surveys.Survey, begin: Callable[[str], None] = lambda stage: None) -> Study:
-    """The study of a survey; `begin` is told the name of every stage as it starts."""
+def run(options: StudyOptions, survey: Survey, begin: Begin = lambda stage: None) -> Study:
+    """The study of a survey; `begin` is told of every step as it starts."""
     timings: dict[str, float] = {}
 
     @contextmanager
@@ -142,27 +150,38 @@ def run(options: StudyOptions, survey: jg.surveys.Survey, begin: Callable[[str],
 
     design, levels = _design(options), _levels(options)
     with stage("solve", f"solving the game of {options.agents} agents"):
-        equilibrium = jax.block_until_ready(_solve(survey, levels, design=design))
-        game = equilibrium.game
+        answer = jax.block_until_ready(_solve(survey, levels, design=design))
+        equilibrium, game = answer.equilibrium, answer.equilibrium.game
     with stage("certify", "certifying the equilibrium"):
-        certificate = jax.block_until_ready(jg.certify(game, equilibrium.profile))
-    with stage("exclusion", "looking for who is left out"):
-        excluded = np.asarray(jg.excluded(equilibrium))
-        price = np.asarray(jg.inclusion_price(game, equilibrium))
+        certificate = jax.block_until_ready(certify(game, equilibrium.profile))
+    with stage("exclusion", "following the groups until they fall out"):
         critical, why_not = None, ""
         try:
-            critical = np.asarray(jg.critical_ratios(_symmetric(game, survey)))
+            critical = _critical(survey, levels, design)
         except ValueError as error:
             why_not = str(error)
     with stage("map", "mapping the groups"):
-        chart = _map(np.asarray(_features(survey, options.kernel), float))
+        chart = _map(np.asarray(answer.features, float))
         alike = indistinct(survey)
     with stage("draws", f"solving {options.draws} posterior draws of the survey"):
-        draws = _draws(survey, options, design, levels, chart, critical is not None)
+        draws = _draws(survey, options, design, levels, chart, critical is not None, begin)
     with stage("solvers", "comparing solvers"):
         curves = [_own_curve(equilibrium, options.solver), *_compared(game, options.solver)]
     return Study(
-        options, survey, game, equilibrium, certificate, excluded, price, critical, why_not, draws, curves, alike, chart, timings
+        options=options,
+        survey=survey,
+        game=game,
+        equilibrium=equilibrium,
+        certificate=certificate,
+        excluded=np.asarray(answer.excluded),
+        price=np.asarray(answer.price),
+        critical=critical,
+        why_not_critical=why_not,
+        draws=draws,
+        curves=curves,
+        alike=alike,
+        map=chart,
+        timings=timings,
     )
 
 
@@ -174,10 +193,12 @@ def _design(options: StudyOptions) -> Design:
 def _levels(options: StudyOptions) -> dict[str, Array]:
     dtype = jnp.dtype(options.precision)
     names = ("attractiveness", "consistency", "diversity", "heterogeneity")
-    return {name: jnp.asarray(getattr(options, name), dtype) for name in names} | {"seed": jnp.asarray(options.seed, jnp.uint32)}
+    return {name: jnp.asarray(getattr(options, name), dtype) for name in names} | {
+        "seed": jnp.asarray(options.seed, jnp.uint32)
+    }
 
 
-def _build(survey: jg.surveys.Survey, levels: dict[str, Array], *, design: Design) -> jg.AlignmentGame:
+def _build(survey: Survey, levels: dict[str, Array], *, design: Design) -> AlignmentGame:
     targets = survey.shares
     if design.heterogeneous:
         # Var t_d = h · share_d (1 − share_d): h → 1 is an agent that was aligned to one group alone.
@@ -195,20 +216,40 @@ def _build(survey: jg.surveys.Survey, levels: dict[str, Array], *, design: Desig
 
 
 def _solver(name: str) -> Any:
-    return None if name == "auto" else getattr(jg, name)()
+    return None if name == "auto" else getattr(solvers, name)()
+
+
+@pytree()
+class _Answer:
+    """What one solve is asked for."""
+
+    equilibrium: Equilibrium
+    excluded: Array
+    price: Array
+    features: Array
 
 
 @partial(jax.jit, static_argnames="design")
-def _solve(survey: jg.surveys.Survey, levels: dict[str, Array], *, design: Design) -> jg.Equilibrium:
-    return jg.solve(_build(survey, levels, design=design), _solver(design.solver), history=True)
+def _solve(survey: Survey, levels: dict[str, Array], *, design: Design) -> _Answer:
+    game = _build(survey, levels, design=design)
+    equilibrium = solve(game, _solver(design.solver), history=True)
+    price = inclusion_price(game, equilibrium)
+    return _Answer(equilibrium, excluded(equilibrium), price, _features(survey, design.kernel))
 
 
-def _symmetric(game: jg.AlignmentGame, survey: jg.surveys.Survey) -> jg.AlignmentGame:
-    """The same game with every agent aligned to the population shares, as critical ratios need it."""
-    return game.replace(targets=jnp.broadcast_to(survey.shares, game.targets.shape))
+_built = partial(jax.jit, static_argnames="design")(_build)
 
 
-def _features(survey: jg.surveys.Survey, kernel: str) -> Array:
+def _critical(survey: Survey, levels: dict[str, Array], design: Design) -> np.ndarray:
+    """Critical ratios (D,) where every agent is aligned to the population shares. ValueError where they do not exist.
+
+    What such a population does does not depend on how many agents it has, so long as they meet someone (theory §3.1).
+    """
+    pair = dataclasses.replace(design, agents=min(design.agents, 2), heterogeneous=False)
+    return np.asarray(critical_ratios(_built(survey, levels, design=pair)))
+
+
+def _features(survey: Survey, kernel: str) -> Array:
     """(D, F) mean responses: mean answers for the Gaussian kernel, one-hot answers, whose Gram matrix it is, for `match`."""
     if kernel == "gaussian":
         return survey.mean_answers
@@ -229,7 +270,7 @@ def _map(features: np.ndarray) -> Map:
     return Map(positions * signs, explained, centre, axes * signs[:, None])
 
 
-def indistinct(survey: jg.surveys.Survey) -> list[tuple[int, int]]:
+def indistinct(survey: Survey) -> list[tuple[int, int]]:
     """Pairs of groups whose answers the sample cannot tell apart: χ² test of homogeneity over all questions, p > 1 %.
 
     Questions count as independent. Answers of one respondent are not quite, so a pair just past the threshold is no proof of
@@ -251,69 +292,63 @@ def indistinct(survey: jg.surveys.Survey) -> list[tuple[int, int]]:
     return [(d, e) for d in range(n_groups) for e in range(d + 1, n_groups) if p_values[d, e] > INDISTINCT]
 
 
-@partial(jax.jit, static_argnames=("design", "with_critical"))
-def _solve_draws(drawn: jg.surveys.Survey, levels: dict[str, Array], *, design: Design, with_critical: bool) -> dict[str, Array]:
-    def one(survey: jg.surveys.Survey) -> dict[str, Array]:
-        game = _build(survey, levels, design=design)
-        equilibrium = jg.solve(game, _solver(design.solver))
-        found = dict(
-            shares=survey.shares,
-            representation=equilibrium.representation,
-            excluded=jg.excluded(equilibrium),
-            price=jg.inclusion_price(game, equilibrium),
-            features=_features(survey, design.kernel),
-            converged=equilibrium.converged,
-        )
-        if with_critical:
-            found["critical"] = jg.critical_ratios(_symmetric(game, survey))
-        return found
-
-    return jax.vmap(one)(drawn)
-
-
 def _draws(
-    survey: jg.surveys.Survey, options: StudyOptions, design: Design, levels: dict[str, Array], chart: Map, with_critical: bool
+    survey: Survey,
+    options: StudyOptions,
+    design: Design,
+    levels: dict[str, Array],
+    chart: Map,
+    with_critical: bool,
+    begin: Begin,
 ) -> Draws:
-    drawn = survey.posterior(options.seed, options.draws)
-    # Equal batches of one compiled size, the last one filled up with draws that are then dropped.
-    size = min(options.draws, max(1, BATCH_NUMBERS // (options.agents * len(survey.groups))))
-    parts = []
-    for start in range(0, options.draws, size):
-        picked = np.minimum(np.arange(start, start + size), options.draws - 1)
-        batch = jax.tree.map(lambda leaf, picked=picked: leaf[picked], drawn)
-        parts.append(jax.device_get(_solve_draws(batch, levels, design=design, with_critical=with_critical)))
-    found = {name: np.concatenate([part[name] for part in parts])[: options.draws] for name in parts[0]}
-    critical = None
-    if with_critical:
-        critical = found["critical"][~np.isnan(found["critical"]).any(1)]
-        critical = critical if len(critical) else None
+    """One solve a draw, by the program that solved the survey itself.
+
+    Not one `vmap`: on a CPU two batched LAPACK calls that run side by side in one program, which is what `vmap` makes of
+    independent ones, can block all threads of a small machine for ever (jaxlib 0.10); and memory would grow with the draws.
+    """
+    drawn = jax.device_get(survey.posterior(options.seed, options.draws))
+    found: dict[str, list[np.ndarray]] = defaultdict(list)
+    unconverged = 0
+    for k in range(options.draws):
+        begin(f"solving draw {k + 1} of {options.draws} from the survey's posterior")
+        one = jax.tree.map(lambda leaf, k=k: leaf[k], drawn)
+        answer = _solve(one, levels, design=design)
+        unconverged += not bool(answer.equilibrium.converged)
+        found["representation"].append(np.asarray(answer.equilibrium.representation))
+        found["excluded"].append(np.asarray(answer.excluded))
+        found["price"].append(np.asarray(answer.price))
+        found["features"].append(np.asarray(answer.features, float))
+        if with_critical:
+            with suppress(ValueError):  # a draw in which there are no critical ratios
+                found["critical"].append(_critical(one, levels, design))
+    stacked = {name: np.stack(rows) for name, rows in found.items()}
     return Draws(
-        shares=found["shares"],
-        representation=found["representation"],
-        excluded=found["excluded"],
-        price=found["price"],
-        critical=critical,
-        positions=(found["features"].astype(float) - chart.centre) @ chart.axes.T,
-        unconverged=int((~found["converged"]).sum()),
+        shares=np.asarray(drawn.shares),
+        representation=stacked["representation"],
+        excluded=stacked["excluded"],
+        price=stacked["price"],
+        critical=stacked.get("critical"),
+        positions=(stacked["features"] - chart.centre) @ chart.axes.T,
+        unconverged=unconverged,
     )
 
 
-def _own_curve(equilibrium: jg.Equilibrium, solver: str) -> Curve:
+def _own_curve(equilibrium: Equilibrium, solver: str) -> Curve:
     """The curve of the solve itself; it counts evaluations in total, so they are spread evenly over its steps."""
     steps = int(equilibrium.steps)
     history = np.asarray(equilibrium.history)[:steps]
     evaluations = 1 + np.arange(1, len(history) + 1) * (int(equilibrium.evaluations) - 1) / max(steps, 1)
-    name = type(jg.equilibrium.default_solver(equilibrium.game)).__name__ if solver == "auto" else solver
+    name = type(default_solver(equilibrium.game)).__name__ if solver == "auto" else solver
     return Curve(name, evaluations, history, bool(equilibrium.converged))
 
 
-def _compared(game: jg.AlignmentGame, own: str) -> list[Curve]:
+def _compared(game: AlignmentGame, own: str) -> list[Curve]:
     dtype = game.kernel.dtype
     steps = int(np.clip(CURVE_NUMBERS // (game.n_agents * game.n_groups), *CURVE_STEPS))
     tol = jnp.asarray(1e-10 if jnp.finfo(dtype).bits > 32 else 1e-6, dtype)
     curves = []
     for name in COMPARED:
-        solver = getattr(jg, name)()
+        solver = getattr(solvers, name)()
         try:
             if hasattr(solver, "check"):
                 solver.check(game)
@@ -327,10 +362,10 @@ def _compared(game: jg.AlignmentGame, own: str) -> list[Curve]:
 
 
 @partial(jax.jit, static_argnames=("solver", "steps"))
-def _curve(game: jg.AlignmentGame, tol: Array, *, solver: Any, steps: int) -> tuple[Array, ...]:
+def _curve(game: AlignmentGame, tol: Array, *, solver: Any, steps: int) -> tuple[Array, ...]:
     start = uniform(game, tol.dtype)
     limit = jnp.asarray(steps)
     scale = measure(game, tol.dtype)
     end = run_solver(game, solver, start, scale, tol=tol, max_steps=limit, patience=limit, record=steps)
     assert end.evaluations is not None
-    return end.history, end.steps, end.evaluations, end.status == 0
+    return end.history, end.steps, end.evaluations, end.status == CONVERGED

@@ -14,12 +14,13 @@ from jaxgame import simplex
 from jaxgame._pytree import pytree
 from jaxgame.certificate.exploitability import exploitability
 from jaxgame.certificate.gap import concave_agents, gaps
-from jaxgame.equilibrium import solve
+from jaxgame.equilibrium import default_solver, solve
 from jaxgame.games import dtype_of, linearise, representation
+from jaxgame.solvers import Newton
 from jaxgame.solvers.scale import Scale, measure
 
 STABLE, UNDETERMINED, UNSTABLE = 1, 0, -1
-SETTLING = 200  # gradient steps
+SETTLING = 4_000_000_000  # numbers that gradient steps from all starts go through, at most
 SIDE_BY_SIDE = 4_000_000  # numbers of profiles that are solved in one go
 LINEAR_LIMIT = 2000  # n·D up to which stability is asked for: eigenvalues of a nonsymmetric matrix of that size
 
@@ -75,9 +76,13 @@ def probe(game: Any, *, starts: int = 32, seed: int = 0, solver: Any = None, tol
         raise ValueError(f"tolerance is {tolerance}, expected a number between 0 and 1")
     first = jnp.asarray(initial_profiles(game.n_agents, game.n_groups, starts, seed), dtype)
     scale = measure(game, dtype)
-    if solver is None:
-        first = jnp.concatenate([first, jax.vmap(lambda start: _settled(game, start, scale))(first)])
     found = _solve_all(game, solver, first)
+    if solver is None:
+        steps = int(np.clip(SETTLING // first.size, 100, 2000))
+        settled = jax.vmap(lambda start: _settled(game, start, scale, steps))(first)
+        # Newton's method on the profile stays at an equilibrium that it starts at; the one on the aggregate may leave it.
+        more = _solve_all(game, Newton() if isinstance(default_solver(game), Newton) else None, settled)
+        found = jax.tree.map(lambda *leaves: jnp.concatenate(leaves), found, more)
     converged = np.flatnonzero(np.asarray(found.converged))
     kept, counts = _distinct(np.asarray(found.profile), np.asarray(found.residual), converged, float(tolerance))
     judged = [_judge(game, found.profile[k], scale, float(tolerance)) for k in kept]
@@ -96,8 +101,8 @@ def probe(game: Any, *, starts: int = 32, seed: int = 0, solver: Any = None, tol
         equilibria=column(2, bool),
         growth=column(3),
         stability=column(4, int),
-        runs=len(first),
-        failed=len(first) - len(converged),
+        runs=len(found.converged),
+        failed=len(found.converged) - len(converged),
     )
 
 
@@ -113,14 +118,21 @@ def initial_profiles(n: int, n_groups: int, starts: int, seed: int) -> np.ndarra
     return np.array(rows[:starts])
 
 
-def _settled(game: Any, start: Array, scale: Scale) -> Array:
-    """Where short projected gradient steps lead."""
+def _settled(game: Any, start: Array, scale: Scale, steps: int) -> Array:
+    """Where projected gradient steps lead, until they are short."""
+    close = float(jnp.finfo(start.dtype).eps) ** 0.5
 
-    def body(_, profile: Array) -> Array:
+    def unfinished(state) -> Array:
+        _, change, count = state
+        return (change > close) & (count < steps)
+
+    def body(state):
+        profile, _, count = state
         ahead = simplex.project(profile + game.marginals(profile) / (2 * scale.sigma))
-        return jnp.where(jnp.isfinite(ahead).all(), ahead, profile)
+        ahead = jnp.where(jnp.isfinite(ahead).all(), ahead, profile)
+        return ahead, jnp.abs(ahead - profile).max(), count + 1
 
-    return lax.fori_loop(0, SETTLING, body, start)
+    return lax.while_loop(unfinished, body, (start, jnp.ones((), start.dtype), jnp.zeros((), int)))[0]
 
 
 def _solve_all(game: Any, solver: Any, starts: Array) -> Any:

@@ -1,0 +1,82 @@
+"""What the benchmark scripts share: interleaved timing, a record of the environment, and files written whole."""
+
+import json
+import os
+import pathlib
+import platform
+import time
+from collections.abc import Callable, Sequence
+from importlib import metadata
+from typing import Any
+
+import jax
+
+RESULTS = pathlib.Path(__file__).parent / "results"
+
+
+def environment(*packages: str) -> dict[str, Any]:
+    """What a reader needs to judge the numbers: the machine, how busy it was, and versions."""
+    return {
+        "device": jax.devices()[0].device_kind,
+        "machine": platform.machine(),
+        "cores": os.cpu_count(),
+        "load": round(os.getloadavg()[0], 1),
+        "python": platform.python_version(),
+        **{package: metadata.version(package) for package in ("jax", *packages)},
+    }
+
+
+def described(record: dict[str, Any]) -> str:
+    return ", ".join(f"{key} {value}" for key, value in record.items())
+
+
+def seconds(function: Callable[[], Any]) -> tuple[float, Any]:
+    """Time of one call, until its result is there; and the result."""
+    start = time.perf_counter()
+    result = jax.block_until_ready(function())
+    return time.perf_counter() - start, result
+
+
+def interleaved(functions: dict[str, Callable[[], Any]], budget: float, least: int = 3) -> dict[str, list[float]]:
+    """Times of warm calls, by turns in one process, so that what else runs on the machine strikes all alike.
+
+    Every function is called once; after that a round leaves out those whose next call would exceed an equal share of the
+    budget (seconds), but none has fewer than `least` calls while the budget lasts.
+    """
+    times: dict[str, list[float]] = {name: [] for name in functions}
+    end = time.perf_counter() + budget
+    share = budget / max(len(functions), 1)
+    while True:
+        left = end - time.perf_counter()
+        due = [n for n, seen in times.items() if not seen or (min(seen) < left and (len(seen) < least or sum(seen) < share))]
+        if not due:
+            return times
+        for name in due:
+            times[name].append(seconds(functions[name])[0])
+
+
+def table(header: Sequence[str], rows: Sequence[Sequence[Any]]) -> list[str]:
+    """Lines of a markdown table."""
+    lines = [header, ["---"] * len(header), *rows]
+    return ["| " + " | ".join(str(cell) for cell in line) + " |" for line in lines]
+
+
+def write(path: pathlib.Path, text: str) -> None:
+    """Write a file under a temporary name and rename it."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(path.name + ".tmp")
+    temporary.write_text(text)
+    temporary.replace(path)
+
+
+def write_json(path: pathlib.Path, report: dict[str, Any]) -> None:
+    write(path, json.dumps(report, indent=1, allow_nan=False) + "\n")
+
+
+def save_figure(figure: Any, stem: pathlib.Path) -> None:
+    """The figure as PNG and SVG."""
+    stem.parent.mkdir(parents=True, exist_ok=True)
+    for kind in ("png", "svg"):
+        temporary = stem.with_name(f"{stem.name}.tmp.{kind}")
+        figure.savefig(temporary, dpi=160, metadata={"Date": None} if kind == "svg" else None)
+        temporary.replace(stem.with_name(f"{stem.name}.{kind}"))

@@ -1,0 +1,397 @@
+"""Gradient evaluations of every first-order solver against the condition number, beside what theory promises.
+
+    python benchmarks/first_order.py [--seeds 3] [--quick] [--output FOLDER]
+
+Random games of 20 agents and 8 groups whose Jacobian on the tangent space has a given condition number κ = L/c (L = 1) and
+whose equilibrium is known because the game is built around it; more than half of its weights are zero. Three kinds:
+`potential` (symmetric Jacobian, spectrum evenly spaced in log), `rotational` (c times the identity plus a skew part),
+`mixed` (both). Counted are evaluations of the marginals until the natural residual is 1e-9, at most 2e5; Newton-type solvers
+count factorisations instead and are listed apart. Writes first_order.json, .md, .png and .svg.
+"""
+
+import argparse
+import pathlib
+from typing import Any
+
+import common
+import jax
+import jax.numpy as jnp
+import numpy as np
+import scipy.optimize
+
+import jaxgame as jg
+
+AGENTS, GROUPS = 20, 8
+TOL = 1e-9
+CAP = 200_000
+KAPPAS = [2.0, 5.0, 10.0, 19.7, 50.0, 100.0, 300.0, 1000.0, 3000.0, 10_000.0]
+KINDS = ["potential", "rotational"]
+REFERENCE_KAPPA = 19.7
+# theory §6: one other random game with κ = 19.7
+REFERENCE_COUNTS = {"ProjectedGradient": 9719, "Extragradient": 1182, "OptimisticGradient": 882, "GoldenRatio": 738}
+
+SOLVERS = {
+    "ProjectedGradient": jg.ProjectedGradient(),
+    "AcceleratedGradient": jg.AcceleratedGradient(),
+    "Extragradient": jg.Extragradient(),
+    "OptimisticGradient": jg.OptimisticGradient(),
+    "GoldenRatio": jg.GoldenRatio(),
+    "MirrorProx": jg.MirrorProx(),
+}
+START_EVALUATIONS = {"GoldenRatio": 2}  # of init; else 1
+# Exponent of κ in theory §6.
+THEORY = {
+    "potential": {"ProjectedGradient": 1.0, "AcceleratedGradient": 0.5},
+    "rotational": {"ProjectedGradient": 2.0},
+}
+STYLE = {  # Okabe and Ito's colours, with a marker each: told apart without colour, too
+    "ProjectedGradient": ("#D55E00", "o"),
+    "AcceleratedGradient": ("#CC79A7", "D"),
+    "Extragradient": ("#0072B2", "s"),
+    "OptimisticGradient": ("#009E73", "^"),
+    "GoldenRatio": ("#E69F00", "v"),
+    "MirrorProx": ("#56B4E9", "X"),
+}
+
+
+def theory_exponent(kind: str, name: str) -> float | None:
+    return None if name == "MirrorProx" else THEORY[kind].get(name, 1.0)
+
+
+class Problem:
+    """A game with a Jacobian of condition number kappa, built around its only equilibrium."""
+
+    def __init__(self, kind: str, kappa: float, seed: int, interior: bool = False):
+        rng = np.random.default_rng([seed, ["potential", "rotational", "mixed"].index(kind)])
+        n, size = AGENTS, GROUPS
+        basis = np.linalg.svd(np.ones((1, size)))[2][1:].T  # of the tangent space of one simplex
+        tangent = np.kron(np.eye(n), basis)
+        dim = n * (size - 1)
+        orthogonal = np.linalg.qr(rng.normal(size=(dim, dim)))[0]
+        symmetric = orthogonal * ((np.logspace(0, np.log10(kappa), dim) - 1) / (kappa - 1)) @ orthogonal.T
+        skew = rng.normal(size=(dim, dim))
+        skew[np.kron(np.eye(n), np.ones((size - 1, size - 1))) > 0] = 0  # an agent's own block is a Hessian
+        skew -= skew.T
+        skew /= np.linalg.norm(skew, 2)
+        part = {"potential": symmetric, "rotational": skew, "mixed": symmetric + skew}[kind]
+
+        def excess(weight: float) -> float:
+            return np.linalg.norm(np.eye(dim) + weight * part, 2) - kappa
+
+        inner = np.eye(dim) + scipy.optimize.brentq(excess, 0, 2 * kappa, xtol=1e-12) * part
+        jacobian = tangent @ inner @ tangent.T / kappa
+        self.jacobian = jacobian
+        symmetric_part = np.linalg.eigvalsh((inner + inner.T) / 2)
+        self.kappa = float(np.linalg.norm(inner, 2) / symmetric_part[0])
+        self.profile = np.zeros((n, size))
+        support = np.zeros((n, size), bool)
+        for i in range(n):
+            on = rng.choice(size, size if interior else rng.integers(2, 5), replace=False)
+            support[i, on] = True
+            self.profile[i, on] = rng.dirichlet(np.full(on.size, 5.0))
+        multipliers = np.where(support, 0, rng.uniform(0.02, 0.2, size=(n, size)))
+        self.linear = (jacobian @ self.profile.ravel()).reshape(n, size) - multipliers
+        free = tangent.T @ np.diag(support.ravel()) @ tangent
+        on_face = np.linalg.eigh(free)
+        face = on_face[1][:, on_face[0] > 1 - 1e-9]  # tangent directions that stay on the faces of the equilibrium
+        reduced = face.T @ inner @ face
+        self.face_kappa = float(np.linalg.norm(reduced, 2) / np.linalg.eigvalsh((reduced + reduced.T) / 2)[0])
+        blocks = jacobian.reshape(n, size, n, size).swapaxes(1, 2).copy()
+        own = blocks[np.arange(n), np.arange(n)]
+        self.game = jg.QuadraticGame(
+            jnp.asarray(self.linear), jnp.asarray((own + own.swapaxes(1, 2)) / 2), coupling=jg.Dense(jnp.asarray(blocks))
+        )
+
+    def residual(self, profile: np.ndarray) -> float:
+        """The natural residual at step 1/L = 1, in numpy."""
+        slope = (self.jacobian @ profile.ravel()).reshape(profile.shape) - self.linear
+        return float(np.abs(profile - sorted_projection(profile - slope)).max())
+
+
+def sorted_projection(x: np.ndarray) -> np.ndarray:
+    ordered = -np.sort(-x, 1)
+    level = ((np.cumsum(ordered, 1) - 1) / np.arange(1, x.shape[1] + 1)).max(1, keepdims=True)
+    return np.maximum(x - level, 0)
+
+
+class Counted:
+    """A game that counts, on the host, how often its marginals are evaluated while a solver runs."""
+
+    calls = 0
+
+    def __init__(self, game: Any):
+        self.inner = game
+
+    n_agents = property(lambda self: self.inner.n_agents)
+    n_groups = property(lambda self: self.inner.n_groups)
+
+    def affine(self) -> Any:
+        return self.inner.affine()
+
+    def utilities(self, profile: jax.Array) -> jax.Array:
+        return self.inner.utilities(profile)
+
+    def marginals(self, profile: jax.Array) -> jax.Array:
+        jax.debug.callback(self._count)
+        return self.inner.marginals(profile)
+
+    @staticmethod
+    def _count() -> None:
+        Counted.calls += 1
+
+
+jax.tree_util.register_pytree_node(Counted, lambda c: ((c.inner,), None), lambda _, children: Counted(children[0]))
+
+
+def count(name: str, problem: Problem) -> dict[str, Any]:
+    """Evaluations until the residual of the solver's own iterate, before any polishing, is at most TOL."""
+    solver = SOLVERS[name]
+    per_step = getattr(solver, "evaluations_per_step", 1)
+    end = jg.solve(problem.game, solver, tol=TOL, max_steps=CAP // per_step, history=True)
+    history = np.asarray(end.history)
+    hits = np.flatnonzero(history <= TOL)
+    reached = bool(hits.size)
+    start = START_EVALUATIONS.get(name, 1)
+    profile = np.asarray(end.profile)
+    return {
+        "reached": reached,
+        "evaluations": int(start + per_step * (hits[0] + 1)) if reached else None,
+        "steps": int(end.steps),
+        "evaluations_reported": int(end.evaluations),
+        "best_residual": float(history.min()),
+        "status": int(end.status),
+        # of the polished profile: that the solve found the equilibrium that the game was built around
+        "residual_numpy": problem.residual(profile),
+        "error": float(np.abs(profile - problem.profile).max()),
+    }
+
+
+def sweep(kind: str, kappas: list[float], seeds: int) -> list[dict[str, Any]]:
+    points = []
+    for name in SOLVERS:
+        if name == "AcceleratedGradient" and kind != "potential":
+            continue
+        given_up = False
+        for kappa in kappas:
+            runs = []
+            for seed in range(0 if given_up else seeds):
+                runs.append(count(name, Problem(kind, kappa, seed)))
+                if not runs[-1]["reached"]:
+                    break  # the other games of this κ would spend the same 2e5 evaluations
+            reached = bool(runs) and all(run["reached"] for run in runs)
+            given_up = not reached
+            median = float(np.median([run["evaluations"] for run in runs])) if reached else None
+            points.append({"kind": kind, "solver": name, "kappa": kappa, "evaluations": median, "runs": runs})
+            print(f"{kind:11}{name:20}κ = {kappa:<8g}", describe(points[-1]), flush=True)
+    return points
+
+
+def describe(point: dict[str, Any]) -> str:
+    if point["evaluations"] is not None:
+        return f"{point['evaluations']:.0f}"
+    if not point["runs"]:
+        return "not tried"
+    return f"not reached ({point['runs'][-1]['best_residual']:.0e})"
+
+
+def reference(seeds: int) -> list[dict[str, Any]]:
+    """Random mixed games with the condition number of theory's example, on the boundary and inside."""
+    rows = []
+    for name in SOLVERS:
+        if name == "AcceleratedGradient":
+            continue
+        boundary = [count(name, Problem("mixed", REFERENCE_KAPPA, seed)) for seed in range(seeds)]
+        inside = [count(name, Problem("mixed", REFERENCE_KAPPA, seed, interior=True)) for seed in range(seeds)]
+        per_step = getattr(SOLVERS[name], "evaluations_per_step", 1)
+        steps = min(boundary[0]["steps"], 2000)
+        Counted.calls = 0
+        counted = jg.solve(
+            Counted(Problem("mixed", REFERENCE_KAPPA, 0).game), SOLVERS[name], tol=TOL, max_steps=steps
+        )  # pyright: ignore[reportArgumentType]
+        jax.block_until_ready(counted.profile)
+        jax.effects_barrier()
+        rows.append(
+            {
+                "solver": name,
+                "theory_example": REFERENCE_COUNTS.get(name),
+                "boundary": boundary,
+                "interior": inside,
+                "counter": {"steps": steps, "per_step": per_step, "calls": Counted.calls, "reported": int(counted.evaluations)},
+            }
+        )
+        print("reference  ", name, spread(boundary), "inside", spread(inside), flush=True)
+    return rows
+
+
+def newton_steps(kappas: list[float]) -> list[dict[str, Any]]:
+    """Steps (factorisations) of the Newton-type solvers, to the default tolerance or to rounding."""
+    rows = []
+    for kind in [*KINDS, "mixed"]:
+        for kappa in kappas:
+            problem = Problem(kind, kappa, 0)
+            end = jg.solve(problem.game, jg.Newton())
+            error = float(np.abs(np.asarray(end.profile) - problem.profile).max())
+            rows.append({"solver": "Newton", "kind": kind, "kappa": kappa, "steps": int(end.steps), "error": error})
+    rng = np.random.default_rng(0)
+    for kind in KINDS:
+        for kappa in kappas:
+            game = mean_field(kind, kappa, rng)
+            end = jg.solve(game, jg.AggregativeNewton())
+            row = {"solver": "AggregativeNewton", "kind": f"{kind}, mean field", "kappa": kappa, "steps": int(end.steps)}
+            rows.append(row | {"error": float(end.residual)})
+    return rows
+
+
+def mean_field(kind: str, kappa: float, rng: np.random.Generator) -> jg.QuadraticGame:
+    """Own curvature with condition number κ; agents meet through their mean, symmetrically or by a rotation of norm κ."""
+    orthogonal = np.linalg.qr(rng.normal(size=(GROUPS, GROUPS)))[0]
+    coupling = orthogonal * np.logspace(-1, 0, GROUPS) @ orthogonal.T
+    spectrum = np.logspace(0, np.log10(kappa), GROUPS)
+    if kind == "rotational":
+        coupling, spectrum = orthogonal - orthogonal.T, np.ones(GROUPS)
+        coupling *= kappa / np.linalg.norm(coupling, 2)
+    curvature = orthogonal * spectrum @ orthogonal.T
+    linear = rng.normal(size=(AGENTS, GROUPS)) * np.sqrt(kappa)
+    return jg.QuadraticGame(
+        jnp.asarray(linear), jnp.asarray((curvature + curvature.T) / 2), coupling=jg.MeanField(coupling, include_self=False)
+    )
+
+
+def slopes(points: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Fitted exponents of κ, from κ = 10 on, where at least three points are."""
+    fits = []
+    for kind in KINDS:
+        for name in SOLVERS:
+            rows = [p for p in points if p["kind"] == kind and p["solver"] == name and p["evaluations"] and p["kappa"] >= 10]
+            if len(rows) >= 3:
+                exponent = np.polyfit(np.log([p["kappa"] for p in rows]), np.log([p["evaluations"] for p in rows]), 1)[0]
+                fits.append({"kind": kind, "solver": name, "fitted": float(exponent), "theory": theory_exponent(kind, name)})
+    return fits
+
+
+def figure(points: list[dict[str, Any]], stem: pathlib.Path) -> None:
+    import matplotlib
+
+    matplotlib.use("Agg")
+    import matplotlib.pyplot as plt
+
+    matplotlib.rcParams["svg.hashsalt"] = "jaxgame"
+    canvas, axes = plt.subplots(1, 2, figsize=(11, 4.6), sharey=True, layout="constrained")
+    for ax, kind in zip(axes, KINDS, strict=True):
+        for name, (colour, marker) in STYLE.items():
+            mine = [p for p in points if p["kind"] == kind and p["solver"] == name]
+            done = [p for p in mine if p["evaluations"]]
+            ax.plot([p["kappa"] for p in done], [p["evaluations"] for p in done], color=colour, marker=marker, label=name)
+            failed = [p["kappa"] for p in mine if p["runs"] and not p["evaluations"]]
+            ax.plot(failed, [CAP] * len(failed), color=colour, marker=marker, mfc="white", ls="none", clip_on=False)
+        for exponent, label in [(0.5, "√κ"), (1.0, "κ")] if kind == "potential" else [(1.0, "κ"), (2.0, "κ²")]:
+            kappa = np.array([2.0, 2 * min(5e3, (0.6 * CAP / 25) ** (1 / exponent))])
+            height = 25 * (kappa / 2) ** exponent
+            ax.plot(kappa, height, color="0.55", ls="--", lw=1, zorder=0)
+            ax.annotate(f"∝ {label}", (kappa[1], height[1]), xytext=(3, -3), textcoords="offset points", color="0.35")
+        ax.axhline(CAP, color="0.8", lw=0.8, zorder=0)
+        ax.set(xscale="log", yscale="log", xlabel="condition number κ = L/c", title=f"{kind} games")
+        ax.spines[["top", "right"]].set_visible(False)
+    axes[0].set_ylabel(f"gradient evaluations to residual {TOL:g}")
+    axes[0].annotate("hollow: not reached within 2e5", (2, CAP), xytext=(0, 4), textcoords="offset points", fontsize=8)
+    handles = {label: handle for ax in axes for handle, label in zip(*ax.get_legend_handles_labels(), strict=True)}
+    canvas.legend(handles.values(), handles.keys(), frameon=False, loc="outside right center")
+    common.save_figure(canvas, stem)
+    plt.close(canvas)
+
+
+def text(report: dict[str, Any]) -> str:
+    points, kappas = report["points"], report["kappas"]
+    lines = [
+        "# Gradient evaluations against the condition number",
+        "",
+        f"Written by `benchmarks/first_order.py`. {common.described(report['environment'])}.",
+        "",
+        f"Evaluations until the natural residual (theory §1) of the solver's own iterate is {TOL:g}, before any polishing; median of",
+        f"{report['seeds']} random games of {AGENTS} agents and {GROUPS} groups built around a known equilibrium, more than half of whose weights",
+        f"are zero. At most {CAP:.0e} evaluations: where these do not suffice, the best residual is given in brackets and larger κ are",
+        "not tried (–). AcceleratedGradient needs a potential.",
+    ]
+    for kind in KINDS:
+        lines += ["", f"## {kind.capitalize()} games", ""]
+        rows = []
+        for name in SOLVERS:
+            mine = {p["kappa"]: p for p in points if p["kind"] == kind and p["solver"] == name}
+            if mine:
+                rows.append([name, *(describe(mine[kappa]).replace("not tried", "–") for kappa in kappas)])
+        lines += common.table(["κ", *(f"{kappa:g}" for kappa in kappas)], rows)
+    lines += ["", "## Exponent of κ", "", "Fitted from κ = 10 on, where three points are reached, and theory's (§6).", ""]
+    lines += common.table(
+        ["games", "solver", "fitted", "theory"],
+        [[f["kind"], f["solver"], f"{f['fitted']:.2f}", "" if f["theory"] is None else f"{f['theory']:g}"] for f in report["slopes"]],
+    )
+    lines += [
+        "",
+        f"## Random games like theory's example, κ = {REFERENCE_KAPPA}",
+        "",
+        "Mixed games (symmetric and skew part): other games than theory's own, of the same size and condition number; a range over",
+        "seeds. The last column counts calls of `marginals` on the host during one solve of the first game (its start, scale, polish",
+        "and certificate included), beside what `Equilibrium.evaluations` reports.",
+        "",
+    ]
+    rows = []
+    for row in report["reference"]:
+        counter = row["counter"]
+        cells = [spread(row["boundary"]), spread(row["interior"]), f"{counter['calls']} / {counter['reported']}"]
+        rows.append([row["solver"], row["theory_example"] or "", *cells])
+    lines += common.table(["solver", "theory's example", "boundary", "interior", "calls / reported"], rows)
+    lines += [
+        "",
+        "## Newton-type solvers: steps, a factorisation each",
+        "",
+        "To rounding, the largest error of a weight in brackets. AggregativeNewton treats mean fields only, so that its games are",
+        "others: own curvature with condition number κ (potential), or a coupling that rotates with norm κ; there the residual.",
+        "",
+    ]
+    groups = dict.fromkeys((row["solver"], row["kind"]) for row in report["newton"])
+    rows = []
+    for solver, kind in groups:
+        mine = {row["kappa"]: row for row in report["newton"] if (row["solver"], row["kind"]) == (solver, kind)}
+        rows.append([f"{solver}, {kind}", *(f"{mine[k]['steps']} ({mine[k]['error']:.0e})" for k in kappas)])
+    lines += common.table(["κ", *(f"{kappa:g}" for kappa in kappas)], rows)
+    return "\n".join(lines) + "\n"
+
+
+def spread(runs: list[dict[str, Any]]) -> str:
+    reached = sorted(run["evaluations"] for run in runs if run["reached"])
+    failed = [f"not reached ({run['best_residual']:.0e})" for run in runs if not run["reached"]]
+    span = [f"{reached[0]}–{reached[-1]}" if len(reached) > 1 else str(reached[0])] if reached else []
+    return ", ".join(span + sorted(set(failed)))
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description="Gradient evaluations against the condition number.")
+    parser.add_argument("--seeds", type=int, default=3, help="games a condition number; the median counts")
+    parser.add_argument("--quick", action="store_true", help="one game each, κ up to 100")
+    parser.add_argument("--output", type=pathlib.Path, default=common.RESULTS)
+    arguments = parser.parse_args()
+    jax.config.update("jax_enable_x64", True)
+    seeds = 1 if arguments.quick else arguments.seeds
+    kappas = [kappa for kappa in KAPPAS if kappa <= 100] if arguments.quick else KAPPAS
+    points = [point for kind in KINDS for point in sweep(kind, kappas, seeds)]
+    report = {
+        "environment": common.environment("numpy"),
+        "agents": AGENTS,
+        "groups": GROUPS,
+        "tol": TOL,
+        "cap": CAP,
+        "seeds": seeds,
+        "kappas": kappas,
+        "points": points,
+        "slopes": slopes(points),
+        "reference": reference(seeds),
+        "newton": newton_steps(kappas),
+    }
+    common.write_json(arguments.output / "first_order.json", report)
+    common.write(arguments.output / "first_order.md", text(report))
+    figure(points, arguments.output / "first_order")
+    print(text(report))
+
+
+if __name__ == "__main__":
+    main()
