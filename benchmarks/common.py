@@ -48,7 +48,11 @@ def interleaved(functions: dict[str, Callable[[], Any]], budget: float, least: i
     share = budget / max(len(functions), 1)
     while True:
         left = end - time.perf_counter()
-        due = [n for n, seen in times.items() if not seen or (min(seen) < left and (len(seen) < least or sum(seen) < share))]
+        due = [
+            n
+            for n, seen in times.items()
+            if not seen or (min(seen) < left and (len(seen) < least or sum(seen) < share))
+        ]
         if not due:
             return times
         for name in due:

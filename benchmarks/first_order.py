@@ -2,11 +2,11 @@
 
     python benchmarks/first_order.py [--seeds 3] [--quick] [--output FOLDER]
 
-Random games of 20 agents and 8 groups whose Jacobian on the tangent space has a given condition number κ = L/c (L = 1) and
-whose equilibrium is known because the game is built around it; more than half of its weights are zero. Three kinds:
-`potential` (symmetric Jacobian, spectrum evenly spaced in log), `rotational` (c times the identity plus a skew part),
-`mixed` (both). Counted are evaluations of the marginals until the natural residual is 1e-9, at most 2e5; Newton-type solvers
-count factorisations instead and are listed apart. Writes first_order.json, .md, .png and .svg.
+Random games of 20 agents and 8 groups whose Jacobian on the tangent space has norm L = 1 and a given condition number
+κ = L/c, and whose equilibrium is known because the game is built around it; more than half of its weights are zero. Two
+kinds: `potential` (symmetric Jacobian) and `rotational` (c times the identity plus a skew part, the worst kind of
+non-symmetric game). Counted are evaluations of the marginals until the natural residual is 1e-9, at most 2e5;
+Newton-type solvers count factorisations instead and are listed apart. Writes first_order.json, .md, .png and .svg.
 """
 
 import argparse
@@ -17,13 +17,13 @@ import common
 import jax
 import jax.numpy as jnp
 import numpy as np
-import scipy.optimize
 
 import jaxgame as jg
 
 AGENTS, GROUPS = 20, 8
 TOL = 1e-9
 CAP = 200_000
+OUT_OF_STEPS = 1  # Equilibrium.status
 KAPPAS = [2.0, 5.0, 10.0, 19.7, 50.0, 100.0, 300.0, 1000.0, 3000.0, 10_000.0]
 KINDS = ["potential", "rotational"]
 REFERENCE_KAPPA = 19.7
@@ -59,53 +59,55 @@ def theory_exponent(kind: str, name: str) -> float | None:
 
 
 class Problem:
-    """A game with a Jacobian of condition number kappa, built around its only equilibrium."""
+    """A game whose Jacobian has norm 1 and condition number kappa, built around its only equilibrium."""
 
     def __init__(self, kind: str, kappa: float, seed: int, interior: bool = False):
-        rng = np.random.default_rng([seed, ["potential", "rotational", "mixed"].index(kind)])
+        rng = np.random.default_rng([seed, KINDS.index(kind)])
         n, size = AGENTS, GROUPS
-        basis = np.linalg.svd(np.ones((1, size)))[2][1:].T  # of the tangent space of one simplex
-        tangent = np.kron(np.eye(n), basis)
-        dim = n * (size - 1)
-        orthogonal = np.linalg.qr(rng.normal(size=(dim, dim)))[0]
-        symmetric = orthogonal * ((np.logspace(0, np.log10(kappa), dim) - 1) / (kappa - 1)) @ orthogonal.T
-        skew = rng.normal(size=(dim, dim))
-        skew[np.kron(np.eye(n), np.ones((size - 1, size - 1))) > 0] = 0  # an agent's own block is a Hessian
-        skew -= skew.T
-        skew /= np.linalg.norm(skew, 2)
-        part = {"potential": symmetric, "rotational": skew, "mixed": symmetric + skew}[kind]
-
-        def excess(weight: float) -> float:
-            return np.linalg.norm(np.eye(dim) + weight * part, 2) - kappa
-
-        inner = np.eye(dim) + scipy.optimize.brentq(excess, 0, 2 * kappa, xtol=1e-12) * part
-        jacobian = tangent @ inner @ tangent.T / kappa
-        self.jacobian = jacobian
-        symmetric_part = np.linalg.eigvalsh((inner + inner.T) / 2)
-        self.kappa = float(np.linalg.norm(inner, 2) / symmetric_part[0])
         self.profile = np.zeros((n, size))
-        support = np.zeros((n, size), bool)
         for i in range(n):
             on = rng.choice(size, size if interior else rng.integers(2, 5), replace=False)
-            support[i, on] = True
             self.profile[i, on] = rng.dirichlet(np.full(on.size, 5.0))
-        multipliers = np.where(support, 0, rng.uniform(0.02, 0.2, size=(n, size)))
-        self.linear = (jacobian @ self.profile.ravel()).reshape(n, size) - multipliers
-        free = tangent.T @ np.diag(support.ravel()) @ tangent
-        on_face = np.linalg.eigh(free)
-        face = on_face[1][:, on_face[0] > 1 - 1e-9]  # tangent directions that stay on the faces of the equilibrium
-        reduced = face.T @ inner @ face
-        self.face_kappa = float(np.linalg.norm(reduced, 2) / np.linalg.eigvalsh((reduced + reduced.T) / 2)[0])
-        blocks = jacobian.reshape(n, size, n, size).swapaxes(1, 2).copy()
+        multipliers = np.where(self.profile > 0, 0, rng.uniform(0.02, 0.2, size=(n, size)))
+        tangent = np.kron(np.eye(n), np.linalg.svd(np.ones((1, size)))[2][1:].T)  # basis of the tangent space
+        inner = symmetric(tangent, self.profile, kappa, rng) if kind == "potential" else rotation(n, size, kappa, rng)
+        self.jacobian = tangent @ inner @ tangent.T
+        self.linear = (self.jacobian @ self.profile.ravel()).reshape(n, size) - multipliers
+        blocks = self.jacobian.reshape(n, size, n, size).swapaxes(1, 2).copy()
         own = blocks[np.arange(n), np.arange(n)]
-        self.game = jg.QuadraticGame(
-            jnp.asarray(self.linear), jnp.asarray((own + own.swapaxes(1, 2)) / 2), coupling=jg.Dense(jnp.asarray(blocks))
-        )
+        curvature = (own + own.swapaxes(1, 2)) / 2
+        coupling = jg.Dense(jnp.asarray(blocks))
+        self.game = jg.QuadraticGame(jnp.asarray(self.linear), jnp.asarray(curvature), coupling=coupling)
 
     def residual(self, profile: np.ndarray) -> float:
         """The natural residual at step 1/L = 1, in numpy."""
         slope = (self.jacobian @ profile.ravel()).reshape(profile.shape) - self.linear
         return float(np.abs(profile - sorted_projection(profile - slope)).max())
+
+
+def symmetric(tangent: np.ndarray, profile: np.ndarray, kappa: float, rng: np.random.Generator) -> np.ndarray:
+    """Eigenvalues from 1/kappa to 1, evenly in log, both along the equilibrium's faces and across them.
+
+    Without this the slowest directions of a random matrix lead off the faces, and solvers never meet them.
+    """
+    free = tangent.T @ (tangent * (profile.ravel() > 0)[:, None])
+    values, vectors = np.linalg.eigh(free)
+    along = values > 1 - 1e-9
+    out = np.zeros_like(free)
+    for basis in (vectors[:, along], vectors[:, ~along]):
+        if dim := basis.shape[1]:
+            basis = basis @ np.linalg.qr(rng.normal(size=(dim, dim)))[0]
+            out += basis * np.logspace(-np.log10(kappa), 0, dim) @ basis.T
+    return (out + out.T) / 2
+
+
+def rotation(n: int, size: int, kappa: float, rng: np.random.Generator) -> np.ndarray:
+    """c I + K with K skew: the norm is the square root of c² + ‖K‖²."""
+    dim = n * (size - 1)
+    skew = rng.normal(size=(dim, dim))
+    skew[np.kron(np.eye(n), np.ones((size - 1, size - 1))) > 0] = 0  # an agent's own block is a Hessian
+    skew -= skew.T
+    return (np.eye(dim) + np.sqrt(kappa**2 - 1) / np.linalg.norm(skew, 2) * skew) / kappa
 
 
 def sorted_projection(x: np.ndarray) -> np.ndarray:
@@ -176,10 +178,10 @@ def sweep(kind: str, kappas: list[float], seeds: int) -> list[dict[str, Any]]:
             runs = []
             for seed in range(0 if given_up else seeds):
                 runs.append(count(name, Problem(kind, kappa, seed)))
-                if not runs[-1]["reached"]:
-                    break  # the other games of this κ would spend the same 2e5 evaluations
+                given_up = runs[-1]["status"] == OUT_OF_STEPS
+                if given_up:
+                    break  # other games and larger κ would only spend the same 2e5 evaluations again
             reached = bool(runs) and all(run["reached"] for run in runs)
-            given_up = not reached
             median = float(np.median([run["evaluations"] for run in runs])) if reached else None
             points.append({"kind": kind, "solver": name, "kappa": kappa, "evaluations": median, "runs": runs})
             print(f"{kind:11}{name:20}κ = {kappa:<8g}", describe(points[-1]), flush=True)
@@ -191,22 +193,21 @@ def describe(point: dict[str, Any]) -> str:
         return f"{point['evaluations']:.0f}"
     if not point["runs"]:
         return "not tried"
-    return f"not reached ({point['runs'][-1]['best_residual']:.0e})"
+    return f"not reached ({max(run['best_residual'] for run in point['runs']):.1e})"
 
 
 def reference(seeds: int) -> list[dict[str, Any]]:
-    """Random mixed games with the condition number of theory's example, on the boundary and inside."""
+    """Rotational games with the condition number of theory's example, with the equilibrium on the boundary and inside."""
     rows = []
     for name in SOLVERS:
         if name == "AcceleratedGradient":
-            continue
-        boundary = [count(name, Problem("mixed", REFERENCE_KAPPA, seed)) for seed in range(seeds)]
-        inside = [count(name, Problem("mixed", REFERENCE_KAPPA, seed, interior=True)) for seed in range(seeds)]
-        per_step = getattr(SOLVERS[name], "evaluations_per_step", 1)
+            continue  # needs a potential
+        boundary = [count(name, Problem("rotational", REFERENCE_KAPPA, seed)) for seed in range(seeds)]
+        inside = [count(name, Problem("rotational", REFERENCE_KAPPA, seed, interior=True)) for seed in range(seeds)]
         steps = min(boundary[0]["steps"], 2000)
         Counted.calls = 0
         counted = jg.solve(
-            Counted(Problem("mixed", REFERENCE_KAPPA, 0).game), SOLVERS[name], tol=TOL, max_steps=steps
+            Counted(Problem("rotational", REFERENCE_KAPPA, 0).game), SOLVERS[name], tol=TOL, max_steps=steps
         )  # pyright: ignore[reportArgumentType]
         jax.block_until_ready(counted.profile)
         jax.effects_barrier()
@@ -216,7 +217,7 @@ def reference(seeds: int) -> list[dict[str, Any]]:
                 "theory_example": REFERENCE_COUNTS.get(name),
                 "boundary": boundary,
                 "interior": inside,
-                "counter": {"steps": steps, "per_step": per_step, "calls": Counted.calls, "reported": int(counted.evaluations)},
+                "counter": {"steps": steps, "calls": Counted.calls, "reported": int(counted.evaluations)},
             }
         )
         print("reference  ", name, spread(boundary), "inside", spread(inside), flush=True)
@@ -226,7 +227,7 @@ def reference(seeds: int) -> list[dict[str, Any]]:
 def newton_steps(kappas: list[float]) -> list[dict[str, Any]]:
     """Steps (factorisations) of the Newton-type solvers, to the default tolerance or to rounding."""
     rows = []
-    for kind in [*KINDS, "mixed"]:
+    for kind in KINDS:
         for kappa in kappas:
             problem = Problem(kind, kappa, 0)
             end = jg.solve(problem.game, jg.Newton())
@@ -237,7 +238,12 @@ def newton_steps(kappas: list[float]) -> list[dict[str, Any]]:
         for kappa in kappas:
             game = mean_field(kind, kappa, rng)
             end = jg.solve(game, jg.AggregativeNewton())
-            row = {"solver": "AggregativeNewton", "kind": f"{kind}, mean field", "kappa": kappa, "steps": int(end.steps)}
+            row = {
+                "solver": "AggregativeNewton",
+                "kind": f"{kind}, mean field",
+                "kappa": kappa,
+                "steps": int(end.steps),
+            }
             rows.append(row | {"error": float(end.residual)})
     return rows
 
@@ -253,7 +259,9 @@ def mean_field(kind: str, kappa: float, rng: np.random.Generator) -> jg.Quadrati
     curvature = orthogonal * spectrum @ orthogonal.T
     linear = rng.normal(size=(AGENTS, GROUPS)) * np.sqrt(kappa)
     return jg.QuadraticGame(
-        jnp.asarray(linear), jnp.asarray((curvature + curvature.T) / 2), coupling=jg.MeanField(coupling, include_self=False)
+        jnp.asarray(linear),
+        jnp.asarray((curvature + curvature.T) / 2),
+        coupling=jg.MeanField(coupling, include_self=False),
     )
 
 
@@ -262,10 +270,16 @@ def slopes(points: list[dict[str, Any]]) -> list[dict[str, Any]]:
     fits = []
     for kind in KINDS:
         for name in SOLVERS:
-            rows = [p for p in points if p["kind"] == kind and p["solver"] == name and p["evaluations"] and p["kappa"] >= 10]
+            rows = [
+                p for p in points if p["kind"] == kind and p["solver"] == name and p["evaluations"] and p["kappa"] >= 10
+            ]
             if len(rows) >= 3:
-                exponent = np.polyfit(np.log([p["kappa"] for p in rows]), np.log([p["evaluations"] for p in rows]), 1)[0]
-                fits.append({"kind": kind, "solver": name, "fitted": float(exponent), "theory": theory_exponent(kind, name)})
+                exponent = np.polyfit(np.log([p["kappa"] for p in rows]), np.log([p["evaluations"] for p in rows]), 1)[
+                    0
+                ]
+                fits.append(
+                    {"kind": kind, "solver": name, "fitted": float(exponent), "theory": theory_exponent(kind, name)}
+                )
     return fits
 
 
@@ -276,26 +290,28 @@ def figure(points: list[dict[str, Any]], stem: pathlib.Path) -> None:
     import matplotlib.pyplot as plt
 
     matplotlib.rcParams["svg.hashsalt"] = "jaxgame"
-    canvas, axes = plt.subplots(1, 2, figsize=(11, 4.6), sharey=True, layout="constrained")
+    canvas, axes = plt.subplots(1, 2, figsize=(12, 4.8), sharey=True)
+    canvas.subplots_adjust(left=0.07, right=0.82, bottom=0.12, top=0.92, wspace=0.08)
     for ax, kind in zip(axes, KINDS, strict=True):
         for name, (colour, marker) in STYLE.items():
             mine = [p for p in points if p["kind"] == kind and p["solver"] == name]
             done = [p for p in mine if p["evaluations"]]
-            ax.plot([p["kappa"] for p in done], [p["evaluations"] for p in done], color=colour, marker=marker, label=name)
+            x, y = [p["kappa"] for p in done], [p["evaluations"] for p in done]
+            ax.plot(x, y, color=colour, marker=marker, label=name)
             failed = [p["kappa"] for p in mine if p["runs"] and not p["evaluations"]]
             ax.plot(failed, [CAP] * len(failed), color=colour, marker=marker, mfc="white", ls="none", clip_on=False)
         for exponent, label in [(0.5, "√κ"), (1.0, "κ")] if kind == "potential" else [(1.0, "κ"), (2.0, "κ²")]:
-            kappa = np.array([2.0, 2 * min(5e3, (0.6 * CAP / 25) ** (1 / exponent))])
-            height = 25 * (kappa / 2) ** exponent
-            ax.plot(kappa, height, color="0.55", ls="--", lw=1, zorder=0)
-            ax.annotate(f"∝ {label}", (kappa[1], height[1]), xytext=(3, -3), textcoords="offset points", color="0.35")
+            x = np.array([2.0, 2 * min(4e3, (0.5 * CAP / 15) ** (1 / exponent))])
+            y = 15 * (x / 2) ** exponent
+            ax.plot(x, y, color="0.55", ls="--", lw=1, zorder=0)
+            ax.annotate(f"∝ {label}", (x[1], y[1]), xytext=(3, -2), textcoords="offset points", color="0.35")
         ax.axhline(CAP, color="0.8", lw=0.8, zorder=0)
-        ax.set(xscale="log", yscale="log", xlabel="condition number κ = L/c", title=f"{kind} games")
+        ax.set(xscale="log", yscale="log", xlim=(1.6, 1.6e4), ylim=(10, 1.3 * CAP))
+        ax.set(xlabel="condition number κ = L/c", title=f"{kind} games")
         ax.spines[["top", "right"]].set_visible(False)
     axes[0].set_ylabel(f"gradient evaluations to residual {TOL:g}")
-    axes[0].annotate("hollow: not reached within 2e5", (2, CAP), xytext=(0, 4), textcoords="offset points", fontsize=8)
     handles = {label: handle for ax in axes for handle, label in zip(*ax.get_legend_handles_labels(), strict=True)}
-    canvas.legend(handles.values(), handles.keys(), frameon=False, loc="outside right center")
+    canvas.legend(handles.values(), handles.keys(), frameon=False, loc="center right", title="hollow: not reached\n")
     common.save_figure(canvas, stem)
     plt.close(canvas)
 
@@ -320,17 +336,26 @@ def text(report: dict[str, Any]) -> str:
             if mine:
                 rows.append([name, *(describe(mine[kappa]).replace("not tried", "–") for kappa in kappas)])
         lines += common.table(["κ", *(f"{kappa:g}" for kappa in kappas)], rows)
-    lines += ["", "## Exponent of κ", "", "Fitted from κ = 10 on, where three points are reached, and theory's (§6).", ""]
+    lines += [
+        "",
+        "## Exponent of κ",
+        "",
+        "Fitted from κ = 10 on, where three points are reached, and theory's (§6).",
+        "",
+    ]
     lines += common.table(
         ["games", "solver", "fitted", "theory"],
-        [[f["kind"], f["solver"], f"{f['fitted']:.2f}", "" if f["theory"] is None else f"{f['theory']:g}"] for f in report["slopes"]],
+        [
+            [f["kind"], f["solver"], f"{f['fitted']:.2f}", "" if f["theory"] is None else f"{f['theory']:g}"]
+            for f in report["slopes"]
+        ],
     )
     lines += [
         "",
         f"## Random games like theory's example, κ = {REFERENCE_KAPPA}",
         "",
-        "Mixed games (symmetric and skew part): other games than theory's own, of the same size and condition number; a range over",
-        "seeds. The last column counts calls of `marginals` on the host during one solve of the first game (its start, scale, polish",
+        "Rotational games: of the size and condition number of theory's own, but other games, and other steps (theory's projected",
+        "gradient takes c/L², ours measures co-coercivity). A range over seeds. The last column counts calls of `marginals` on the host during one solve of the first game (its start, scale, polish",
         "and certificate included), beside what `Equilibrium.evaluations` reports.",
         "",
     ]

@@ -15,6 +15,7 @@ from jaxgame._pytree import pytree
 from jaxgame.certificate.gap import concave_agents, gaps
 from jaxgame.games import dtype_of, is_aggregative, is_quadratic, linearise, representation
 from jaxgame.games.affine import AffineMap
+from jaxgame.implicit import profile_tangent
 from jaxgame.solvers import AggregativeNewton, GoldenRatio, Newton, Solver
 from jaxgame.solvers.kkt import DENSE_LIMIT
 from jaxgame.solvers.loop import CONVERGED, MAX_STEPS, NONFINITE, STALLED, Progress, run
@@ -107,7 +108,8 @@ def solve(
     max_steps: of the solver, default its own. init: (n, D) start, default uniform; where the equilibrium is not unique the
     result depends on it. history: keep the residual of every step.
 
-    Composes with jit and vmap; one compilation serves all games of one shape. Quadratic games are polished on their support
+    Composes with jit, vmap, grad, jvp (implicit derivative in every array leaf of the game; NaN if the solve failed; zero in
+    init). One compilation serves all games of one shape. Quadratic games are polished on their support
     to rounding. Never raises for a failed solve: look at `converged`, `status` and `message`.
 
     Raises ValueError for a solver that cannot treat the game, or an init, tol or max_steps that make no sense.
@@ -144,8 +146,8 @@ def solve(
         start,
         tol,
         max_steps,
-        rescue=solver is None,
-        record=record,
+        solver is None,
+        record,
     )
     equilibrium = Equilibrium(game, **out)
     if history and _checks.concrete(equilibrium.steps):
@@ -169,7 +171,8 @@ def _has_newton(game: Any) -> bool:
 
 
 @functools.partial(jax.jit, static_argnames=("rescue", "record"))
-def _solve(carried_game, carried_solver, start, tol, max_steps, *, rescue: bool, record: int) -> dict[str, Any]:
+@functools.partial(jax.custom_jvp, nondiff_argnums=(5, 6))
+def _solve(carried_game, carried_solver, start, tol, max_steps, rescue: bool, record: int) -> dict[str, Any]:
     game, solver = carried_game.unwrap(), carried_solver.unwrap()
     dtype = dtype_of(game)
     start = uniform(game, dtype) if start is None else start
@@ -201,6 +204,23 @@ def _solve(carried_game, carried_solver, start, tol, max_steps, *, rescue: bool,
         tol=tol,
         history=found.history if record else None,
     )
+
+
+@_solve.__wrapped__.defjvp  # pyright: ignore[reportFunctionMemberAccess]
+def _solve_jvp(rescue: bool, record: int, primals: tuple, tangents: tuple) -> tuple[dict, dict]:
+    """The implicit derivative; the start, the solver and the tolerance do not move an equilibrium."""
+    out = _solve(*primals, rescue, record)
+    game, change = primals[0].unwrap(), tangents[0].unwrap()
+    profile = out["profile"]
+    moved = profile_tangent(game, change, profile)
+    moved = jnp.where(out["converged"], moved, jnp.nan)  # no derivative of what is no equilibrium
+    _, shown = jax.jvp(representation, (game, profile), (change, moved))
+    still = jax.tree.map(_no_tangent, out)
+    return out, still | dict(profile=moved, representation=shown)
+
+
+def _no_tangent(x: Array) -> Any:
+    return jnp.zeros_like(x) if jnp.issubdtype(x.dtype, jnp.floating) else np.zeros(x.shape, jax.dtypes.float0)
 
 
 def _rescue(game: Any, found: Progress, scale: Scale, tol: Array, max_steps: Array) -> Progress:

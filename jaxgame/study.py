@@ -1,4 +1,4 @@
-"""The main job, end to end: from a survey to an equilibrium, its proof, who is left out, and how sure the survey lets us be."""
+"""The main job: from a survey to an equilibrium, its proof, who is left out, and how sure of it the survey lets us be."""
 
 from __future__ import annotations
 
@@ -15,7 +15,6 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import Array
-from scipy.special import chdtrc
 
 from jaxgame import solvers
 from jaxgame._pytree import pytree
@@ -24,6 +23,7 @@ from jaxgame.config import StudyOptions
 from jaxgame.equilibrium import Equilibrium, default_solver, solve
 from jaxgame.exclusion import critical_ratios, excluded, inclusion_price
 from jaxgame.games import AlignmentGame
+from jaxgame.report.groups import Map, draw_map, features, indistinct
 from jaxgame.solvers.loop import CONVERGED
 from jaxgame.solvers.loop import run as run_solver
 from jaxgame.solvers.scale import measure, uniform
@@ -33,7 +33,6 @@ from jaxgame.surveys.draws import dirichlet
 COMPARED = ("ProjectedGradient", "Extragradient", "OptimisticGradient", "GoldenRatio", "AcceleratedGradient")
 INTERVAL = (0.05, 0.95)  # what is shown of the posterior draws
 Begin = Callable[[str], None]  # told what starts now
-INDISTINCT = 0.01  # groups count as different only below this p-value
 CURVE_NUMBERS = 400_000_000  # entries that the compared solvers may write, a solver
 CURVE_STEPS = (50, 2000)
 
@@ -59,19 +58,6 @@ class Draws:
     critical: np.ndarray | None  # without the draws in which it does not exist
     positions: np.ndarray  # (draws, D, 2) on the axes of `Map`
     unconverged: int
-
-
-@dataclasses.dataclass(frozen=True)
-class Map:
-    """Groups by what they answer: the first two principal coordinates (classical MDS) of their mean responses.
-
-    What a mixture w of groups answers on average is the point w @ positions, exactly (theory, introduction).
-    """
-
-    positions: np.ndarray  # (D, 2)
-    explained: np.ndarray  # (2,) share of the variation
-    centre: np.ndarray
-    axes: np.ndarray
 
 
 @dataclasses.dataclass(frozen=True)
@@ -117,7 +103,7 @@ class Design:
 
 
 def load_survey(options: StudyOptions) -> Survey:
-    """The survey that the options name. Raises ValueError or OSError where there is none, or no study can be made of it."""
+    """The survey that the options name. Raises ValueError or OSError where no study can be made of it."""
     dtype = jnp.dtype(options.precision)
     if options.survey.endswith(".csv"):
         if options.group is None or options.questions is None:
@@ -161,7 +147,7 @@ def run(options: StudyOptions, survey: Survey, begin: Begin = lambda stage: None
         except ValueError as error:
             why_not = str(error)
     with stage("map", "mapping the groups"):
-        chart = _map(np.asarray(answer.features, float))
+        chart = draw_map(np.asarray(answer.features, float))
         alike = indistinct(survey)
     with stage("draws", f"solving {options.draws} posterior draws of the survey"):
         draws = _draws(survey, options, design, levels, chart, critical is not None, begin)
@@ -234,7 +220,7 @@ def _solve(survey: Survey, levels: dict[str, Array], *, design: Design) -> _Answ
     game = _build(survey, levels, design=design)
     equilibrium = solve(game, _solver(design.solver), history=True)
     price = inclusion_price(game, equilibrium)
-    return _Answer(equilibrium, excluded(equilibrium), price, _features(survey, design.kernel))
+    return _Answer(equilibrium, excluded(equilibrium), price, features(survey, design.kernel))
 
 
 _built = partial(jax.jit, static_argnames="design")(_build)
@@ -249,49 +235,6 @@ def _critical(survey: Survey, levels: dict[str, Array], design: Design) -> np.nd
     return np.asarray(critical_ratios(_built(survey, levels, design=pair)))
 
 
-def _features(survey: Survey, kernel: str) -> Array:
-    """(D, F) mean responses: mean answers for the Gaussian kernel, one-hot answers, whose Gram matrix it is, for `match`."""
-    if kernel == "gaussian":
-        return survey.mean_answers
-    tables = [survey.answers[question.id] for question in survey.questions]
-    return jnp.concatenate(tables, axis=-1) / math.sqrt(len(tables))
-
-
-def _map(features: np.ndarray) -> Map:
-    centre = features.mean(0)
-    left, sizes, axes = np.linalg.svd(features - centre, full_matrices=False)
-    sizes, axes = np.append(sizes, 0.0)[:2], np.vstack([axes, np.zeros_like(axes[:1])])[:2]
-    positions = (features - centre) @ axes.T
-    # The first group is on the left, the group farthest from the first axis above it.
-    farthest = positions[np.abs(positions[:, 1]).argmax(), 1]
-    signs = np.where(np.array([-positions[0, 0], farthest]) < 0, -1.0, 1.0)
-    total = ((features - centre) ** 2).sum()
-    explained = sizes**2 / total if total > 0 else np.zeros(2)
-    return Map(positions * signs, explained, centre, axes * signs[:, None])
-
-
-def indistinct(survey: Survey) -> list[tuple[int, int]]:
-    """Pairs of groups whose answers the sample cannot tell apart: χ² test of homogeneity over all questions, p > 1 %.
-
-    Questions count as independent. Answers of one respondent are not quite, so a pair just past the threshold is no proof of
-    a difference either.
-    """
-    n_groups = len(survey.groups)
-    statistic, freedom = np.zeros((n_groups, n_groups)), np.zeros((n_groups, n_groups))
-    for question in survey.questions:
-        counts = np.asarray(question.counts, float)
-        counts = counts * (np.asarray(question.effective, float) / counts.sum(1))[:, None]
-        both = counts[:, None] + counts[None]
-        sizes = counts.sum(1)
-        expected = both * (sizes[:, None] / (sizes[:, None] + sizes[None]))[:, :, None]
-        given = both > 0
-        excess = np.where(given, (counts[:, None] - expected) ** 2 / np.where(given, expected, 1), 0).sum(2)
-        statistic += excess + excess.T
-        freedom += given.sum(2) - 1
-    p_values = chdtrc(np.maximum(freedom, 1), statistic)
-    return [(d, e) for d in range(n_groups) for e in range(d + 1, n_groups) if p_values[d, e] > INDISTINCT]
-
-
 def _draws(
     survey: Survey,
     options: StudyOptions,
@@ -303,8 +246,8 @@ def _draws(
 ) -> Draws:
     """One solve a draw, by the program that solved the survey itself.
 
-    Not one `vmap`: on a CPU two batched LAPACK calls that run side by side in one program, which is what `vmap` makes of
-    independent ones, can block all threads of a small machine for ever (jaxlib 0.10); and memory would grow with the draws.
+    Not one `vmap`: that makes batched LAPACK calls of single ones, and two of those that run side by side in one program
+    can block all threads of a small machine for ever (jaxlib 0.10 on CPUs); and memory would grow with the draws.
     """
     drawn = jax.device_get(survey.posterior(options.seed, options.draws))
     found: dict[str, list[np.ndarray]] = defaultdict(list)
@@ -328,7 +271,7 @@ def _draws(
         excluded=stacked["excluded"],
         price=stacked["price"],
         critical=stacked.get("critical"),
-        positions=(stacked["features"] - chart.centre) @ chart.axes.T,
+        positions=chart.place(stacked["features"]),
         unconverged=unconverged,
     )
 

@@ -39,27 +39,10 @@ MONOTONE = [
 WITHOUT_GUARANTEE = zoo.names(lambda e: not e.monotone)
 
 
-def sigma_of(spec):
-    """σ of theory §1; for other than quadratic utilities L by differences of the map at the uniform profile."""
-    n, D = spec.shape
-    if isinstance(spec, zoo.Concave):
-        base, h = np.full((n, D), 1 / D), 1e-6
-        columns = []
-        for k in range(n * D):
-            step = np.zeros(n * D)
-            step[k] = h
-            step = step.reshape(n, D)
-            columns.append((spec.game_map(base + step) - spec.game_map(base - step)).ravel() / (2 * h))
-        M = np.array(columns).T
-    else:
-        M = spec.affine[0]
-    return ref.scale(spec.game_map, spec.shape, ref.constants(M, spec.shape)[1])
-
-
 def check(spec, found, tol=TOL):
     """A profile that numpy, too, calls an equilibrium at that tolerance, and everything reported about it."""
     W = np.asarray(found.profile)
-    F, sigma = spec.game_map(W), sigma_of(spec)
+    F, sigma = spec.game_map(W), zoo.sigma(spec)
     spacing = 50 * np.finfo(W.dtype).eps * (1 + np.abs(F).max() / max(sigma, 1e-300))  # rounding, ours and the game's
     assert ref.feasibility_error(W) <= 4 * np.finfo(W.dtype).eps * np.sqrt(W.shape[1])
     assert ref.residual(F, W, sigma) <= 2 * tol + spacing
@@ -84,7 +67,7 @@ def test_declared_properties(name):
     if entry.solution is not None:
         assert entry.solution.shape == spec.shape and entry.solution.min() >= 0
         # the data are rounded: a planted solution is exact up to a few eps of the largest utility
-        assert ref.kkt_error(spec.game_map(entry.solution), entry.solution, sigma_of(spec)) < 1e-12
+        assert ref.kkt_error(spec.game_map(entry.solution), entry.solution, zoo.sigma(spec)) < 1e-12
     if isinstance(spec, zoo.Concave):
         return
     monotonicity, lipschitz = ref.constants(spec.affine[0], spec.shape)
@@ -136,7 +119,7 @@ def test_games_without_guarantee_are_honest(name):
     if bool(found.converged):
         check(entry.spec, found)
     else:
-        assert ref.residual(entry.spec.game_map(W), W, sigma_of(entry.spec)) > TOL / 10
+        assert ref.residual(entry.spec.game_map(W), W, zoo.sigma(entry.spec)) > TOL / 10
     assert isinstance(found.message, str) and " " in found.message
 
 

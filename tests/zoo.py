@@ -154,6 +154,23 @@ def to_game(spec: Spec, dtype: Any = np.float64, sparse: bool = False, as_given:
     return jg.QuadraticGame(cast(spec.linear), curvature, coupling=coupling)
 
 
+def sigma(spec):
+    """σ of theory §1; for other than quadratic utilities L by differences of the map at the uniform profile."""
+    n, D = spec.shape
+    if isinstance(spec, Concave):
+        base, h = np.full((n, D), 1 / D), 1e-6
+        columns = []
+        for k in range(n * D):
+            step = np.zeros(n * D)
+            step[k] = h
+            step = step.reshape(n, D)
+            columns.append((spec.game_map(base + step) - spec.game_map(base - step)).ravel() / (2 * h))
+        M = np.array(columns).T
+    else:
+        M = spec.affine[0]
+    return ref.scale(spec.game_map, spec.shape, ref.constants(M, spec.shape)[1])
+
+
 @dataclass(frozen=True)
 class Entry:
     """A game and what is true of it; `solution` is None where only the KKT conditions judge."""

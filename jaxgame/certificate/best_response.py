@@ -1,4 +1,4 @@
-"""The best an agent can do alone: the maximum of its utility over the simplex, all other mixtures held fixed (theory §1).
+"""The best an agent can do alone: its greatest utility over the simplex, all other mixtures held fixed (theory §1).
 
 Functions of one agent; `exploitability` maps them over the agents.
 """
@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Callable
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -42,26 +43,30 @@ def maximise_quadratic(curvature: Array, slope: Array, start: Array) -> tuple[Ar
     size = jnp.where(size > 0, size, 1)
     C, g = C / size, g / size
     b = g + C @ start
-    mixture, dual = _central_path(lambda v: b - C @ v, lambda _: C, n_groups, b.dtype, lengths=(1.0,))
-    face = mixture >= jnp.minimum(dual, mixture.max())
 
-    def judge(v: Array) -> tuple[Array, Array]:
-        move = v - start
+    def missed(v: Array) -> Array:
         left = shortfall(b - C @ v, v)
-        gain = shortfall(g, start) - shortfall(g, v) - move @ (C @ move) / 2
-        return gain, jnp.where(jnp.isfinite(left), left, jnp.inf)
+        return jnp.where(jnp.isfinite(left), left, jnp.inf)
 
+    # Near an equilibrium the support of the start is that of the answer.
+    near = simplex.project(_on_face(C, b, start > 0))
+    done = missed(near) <= 8 * n_groups * jnp.finfo(b.dtype).eps
+    mixture, dual = _central_path(lambda v: b - C @ v, lambda _: C, n_groups, b.dtype, lengths=(1.0,), done=done)
+    face = mixture >= jnp.minimum(dual, mixture.max())
+    candidates = jnp.stack([start, near, simplex.project(_on_face(C, b, face)), simplex.project(mixture)])
+    left = jax.vmap(missed)(candidates)
+    best = candidates[jnp.argmin(left)]
+    move = best - start
     # Where nothing is better than the start to rounding, the start itself is the answer.
-    candidates = jnp.stack([start, simplex.project(_on_face(C, b, face)), simplex.project(mixture)])
-    gains, left = jax.vmap(judge)(candidates)
-    best = jnp.argmin(left)
-    return size * gains[best], size * left[best]
+    gain = shortfall(g, start) - shortfall(g, best) - move @ (C @ move) / 2
+    return size * gain, size * left.min()
 
 
 def maximise_concave(utility: Map, slope: Map, start: Array) -> tuple[Array, Array]:
     """The gain max_v U(v) − U(w) of a concave utility with gradient `slope` over the simplex, by an interior point.
 
-    Returns the gain of a v and the shortfall of that v, as `maximise_quadratic`. `slope` is needed inside the simplex only.
+    Returns the gain of a v and the shortfall of that v, as `maximise_quadratic`. `slope` is evaluated at the start and
+    inside the simplex only.
     """
     n_groups = start.shape[0]
     uniform = jnp.full_like(start, 1 / n_groups)
@@ -75,7 +80,7 @@ def maximise_concave(utility: Map, slope: Map, start: Array) -> tuple[Array, Arr
     mixture = simplex.project(mixture)
     left = shortfall(slope(mixture), mixture)
     left = jnp.where(jnp.isfinite(left), left, jnp.inf)
-    # A concave utility grows by at least low and at most high along the move: narrower than its rounding near an optimum.
+    # A concave utility grows by at least low, at most high along the move; near an optimum that is less than rounding.
     before, after = utility(start), utility(mixture)
     at_start = shortfall(slope(start), start)
     low = shortfall(slope(mixture), start) - left
@@ -88,10 +93,13 @@ def maximise_concave(utility: Map, slope: Map, start: Array) -> tuple[Array, Arr
     return jnp.where(stay, 0, gain), jnp.where(stay, jnp.minimum(at_start, left - gain), left)
 
 
-def _central_path(slope: Map, curvature: Map, n_groups: int, dtype, *, lengths: tuple[float, ...]) -> tuple[Array, Array]:
+def _central_path(
+    slope: Map, curvature: Map, n_groups: int, dtype: Any, *, lengths: tuple[float, ...], done: Array | bool = False
+) -> tuple[Array, Array]:
     """Mixture v and multipliers z ≥ 0 with v∘z at rounding, for a slope and curvature of size one (Mehrotra 1992).
 
-    Of several `lengths` of a step the one with the least error of the optimality conditions is taken.
+    Of several `lengths` of a step the one with the least error of the optimality conditions is taken. Nothing happens
+    where it is `done`.
     """
     eps = jnp.finfo(dtype).eps
     fractions = jnp.asarray(lengths, dtype)
@@ -106,17 +114,19 @@ def _central_path(slope: Map, curvature: Map, n_groups: int, dtype, *, lengths: 
 
     def body(state):
         v, z, mu, _, steps, _ = state
+        C = curvature(v)
         # The multiple of 11ᵀ moves μ alone, and makes the matrix definite where C is so on the tangent space only.
-        factor = cho_factor(curvature(v) + jnp.diag(z / v) + 1)
+        lift = 1 + 2 * jnp.maximum(-C.mean(), 0)
+        factor = cho_factor(C + jnp.diag(z / v) + lift)
         flat = cho_solve(factor, ones)
         stationarity, short = mu - slope(v), 1 - v.sum()
 
         def direction(target: Array) -> tuple[Array, Array, Array]:
             """Towards v∘z = target."""
             raw = cho_solve(factor, target / v - stationarity)
-            lift = (raw.sum() - short) / flat.sum()
-            dv = raw - lift * flat
-            return dv, (target - z * (v + dv)) / v, lift - short
+            dmu = (raw.sum() - short) / flat.sum()
+            dv = raw - dmu * flat
+            return dv, (target - z * (v + dv)) / v, dmu - lift * short
 
         gap = (v * z).mean()
         dv, dz, _ = direction(jnp.zeros_like(v))
@@ -133,7 +143,8 @@ def _central_path(slope: Map, curvature: Map, n_groups: int, dtype, *, lengths: 
 
     v = ones / n_groups
     fall = -slope(v)
-    start = v, fall - fall.min() + 1, 1 - fall.min(), jnp.asarray(jnp.inf, dtype), jnp.zeros((), int), jnp.ones((), bool)
+    far, sound = jnp.asarray(jnp.inf, dtype), ~jnp.asarray(done)
+    start = v, fall - fall.min() + 1, 1 - fall.min(), far, jnp.zeros((), int), sound
     v, z, *_ = lax.while_loop(unfinished, body, start)
     return v, z
 
@@ -198,5 +209,8 @@ def _climb(C: np.ndarray, b: np.ndarray) -> np.ndarray:
     points = jnp.asarray(start)
     matrix, target = jnp.asarray(C, points.dtype), jnp.asarray(b, points.dtype)
     step = 1 / max(float(np.linalg.norm(C, 2)), 1e-3)
-    climbed = lax.fori_loop(0, CLIMB_STEPS, lambda _, v: simplex.project(v + step * (target[None] - v @ matrix)), points)
-    return np.asarray(climbed, np.float64)
+
+    def ascend(_, v: Array) -> Array:
+        return simplex.project(v + step * (target[None] - v @ matrix))
+
+    return np.asarray(lax.fori_loop(0, CLIMB_STEPS, ascend, points), np.float64)

@@ -7,8 +7,10 @@ from typing import Any
 import jax.numpy as jnp
 from jax import Array, lax
 
-from jaxgame.games import linearise
+from jaxgame.games import is_quadratic, linearise
 from jaxgame.games.affine import AffineMap, Aggregate, Blocks
+
+NUDGE = 1e-4
 
 
 def gaps(game: Any, profile: Array, marginals: Array, concave: Array) -> Array:
@@ -19,7 +21,7 @@ def gaps(game: Any, profile: Array, marginals: Array, concave: Array) -> Array:
 
 
 def concave_agents(game: Any, profile: Array) -> Array:
-    """Whether each agent's utility is concave on the simplex, (n,) bool; for utilities that are not quadratic: at `profile`.
+    """Whether each agent's utility is concave on the simplex, (n,) bool; utilities that are not quadratic: near `profile`.
 
     Up to rounding: an eigenvalue above −10·D·eps of the parts that the curvature is made of counts as zero.
     """
@@ -38,10 +40,12 @@ def concave_agents(game: Any, profile: Array) -> Array:
 
 
 def own_curvature(game: Any, profile: Array) -> tuple[Blocks, Array]:
-    """−∂²U_i/∂w_i² for every agent, and the size (n,) of the parts that it is a sum of, which its rounding scales with.
+    """−∂²U_i/∂w_i² of every agent, and the size (n,) of the parts that it is a sum of, with which its rounding scales.
 
     Coefficients that are nothing but the rounding of parts that cancel are zero.
     """
+    if not is_quadratic(game):  # curvature may be infinite at the boundary itself
+        profile = (profile + NUDGE / profile.shape[1]) / (1 + NUDGE)
     affine = linearise(game, profile)
     own = affine.own_curvature()
     size = _size(affine)
@@ -73,7 +77,7 @@ def _lowest(own: Blocks, shape: tuple[int, int]) -> Array:
 
 
 def _tangent_eigenvalues(matrix: Array) -> Array:
-    """Eigenvalues of the symmetric part of (…, D, D) on the tangent space, ascending; a zero stands for the direction 1."""
+    """Ascending eigenvalues of the symmetric part of (…, D, D) on the tangent space; a zero stands for the direction 1."""
     symmetric = (matrix + jnp.swapaxes(matrix, -1, -2)) / 2
     centred = symmetric - symmetric.mean(-1, keepdims=True)
     centred = centred - centred.mean(-2, keepdims=True)

@@ -19,11 +19,11 @@ FEWEST, MOST = 60, 600
 
 
 def extremes(affine: AffineMap, weights: np.ndarray) -> tuple[float, float, tuple[float, float]]:
-    """Smallest eigenvalue of the symmetric part of diag(r) J on the tangent space and largest singular value, as Lanczos
-    finds them, and bounds on how far the first may be too high and the second too low.
+    """Smallest eigenvalue of the symmetric part of diag(r) J on the tangent space and largest singular value.
 
-    After k steps from a random vector the error relative to the spread of the spectrum of a symmetric N × N matrix exceeds ε
-    with probability at most 1.648 √N exp(−√ε (2k − 1)) (Kuczyński & Woźniakowski 1992, in exact arithmetic).
+    As Lanczos finds them; and bounds on how much too high the first and too low the second may be. After k steps from a
+    random vector the error, relative to the spread of the spectrum of a symmetric N × N matrix, exceeds ε with probability
+    at most 1.648 √N exp(−√ε (2k − 1)) (Kuczyński & Woźniakowski 1992, in exact arithmetic).
     """
     n, n_groups = affine.linear.shape
     size = n * (n_groups - 1)
@@ -32,11 +32,11 @@ def extremes(affine: AffineMap, weights: np.ndarray) -> tuple[float, float, tupl
     dtype = affine.linear.dtype
     start = jnp.asarray(np.random.default_rng(0).normal(size=(n, n_groups)), dtype)
     rows = jnp.asarray(weights, dtype)
-    (low, top), (_, square) = (_ends(_run(affine, rows, start, steps=steps, squared=squared)) for squared in (False, True))
-    high = np.sqrt(max(square, 0.0))
+    low, top = _ends(_run(affine, rows, start, steps=steps, squared=False))
+    high = max(_ends(_run(affine, rows, start, steps=steps, squared=True))[1], 0.0) ** 0.5
     spread = (top - low) / (1 - 2 * share) if share < 0.25 else np.inf
     too_low = high * (1 / np.sqrt(1 - share) - 1) if share < 1 else np.inf
-    return low, high, (share * spread, too_low)
+    return low, high, (float(share * spread), float(too_low))
 
 
 def _ends(tridiagonal: tuple[Array, Array]) -> tuple[float, float]:

@@ -1,0 +1,195 @@
+"""A map of the groups by what they answer, with what the agents make of it."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
+from matplotlib.patches import Ellipse
+from matplotlib.text import Annotation
+from matplotlib.transforms import Bbox
+
+from jaxgame.report.figures.style import BLUE, GREY, ORANGE, PALE, VERMILLION, finish, new, styled, wrapped
+from jaxgame.report.text import listed, percent, provenance
+
+if TYPE_CHECKING:
+    from jaxgame.study import Study
+
+LARGEST = 26  # diameter in points of the bubble of a group that is everyone
+LEAST = 3
+INSIDE = 2.146  # standard deviations (two dimensions) around 90 % of a normal distribution
+MOST_AGENTS = 2000  # positions drawn
+
+
+def draw(study: Study) -> Figure:
+    """The figure."""
+    with styled():
+        return _draw(study)
+
+
+def _draw(study: Study) -> Figure:
+    positions, out = study.map.positions, study.excluded
+    shares, shown = np.asarray(study.survey.shares, float), np.asarray(study.equilibrium.representation, float)
+    figure = new(3.3)
+    axes = figure.subplots()
+    for d, cloud in enumerate(np.swapaxes(study.draws.positions, 0, 1)):
+        axes.add_patch(_ellipse(cloud, VERMILLION if out[d] else PALE))
+    for d, place in enumerate(positions):
+        size = _diameter(shares[d])
+        axes.plot(*place, "o", ms=size, mfc="none", mec=GREY, mew=0.8, zorder=3)
+        if out[d]:
+            axes.plot(*place, "x", ms=4.5, mec=VERMILLION, mew=1.3, zorder=4)
+        else:
+            axes.plot(*place, "o", ms=_diameter(shown[d]), mfc=BLUE, mec="none", alpha=0.75, zorder=2)
+    profile = np.asarray(study.equilibrium.profile, float)
+    agents = profile[np.linspace(0, len(profile) - 1, min(len(profile), MOST_AGENTS)).astype(int)] @ positions
+    axes.plot(
+        *agents.T,
+        "D",
+        ms=3.2 if len(agents) < 2 or np.ptp(agents) == 0 else 2.4,
+        color=ORANGE,
+        mec="black",
+        mew=0.4,
+        zorder=5,
+        ls="",
+    )
+    people = shares @ positions
+    axes.plot(*people, "+", ms=7, mec="black", mew=1.1, zorder=5)
+    span = np.ptp(positions, axis=0).max()
+    axes.set_aspect("equal")
+    axes.set_xlim(positions[:, 0].min() - 0.18 * span, positions[:, 0].max() + 0.18 * span)
+    middle = (positions[:, 1].min() + positions[:, 1].max()) / 2
+    half = max(np.ptp(positions[:, 1]) / 2 + 0.2 * span, 0.3 * span)
+    axes.set_ylim(middle - half, middle + half)
+    axes.set_xticks([])
+    axes.set_yticks([])
+    first, second = study.map.explained
+    axes.set_xlabel(f"first principal coordinate ({percent(first)} of the variation)")
+    axes.set_ylabel(f"second ({percent(second)})")
+    axes.legend(
+        handles=_legend(study),
+        loc="upper center",
+        bbox_to_anchor=(0.48, -0.1),
+        ncols=2,
+        columnspacing=0.8,
+        handletextpad=0.4,
+    )
+    finish(figure, _title(study), f"Size: area in proportion to the share. {provenance(study)}")
+    _label(figure, axes, study)
+    return figure
+
+
+def _diameter(share: float) -> float:
+    return max(LEAST, LARGEST * float(np.sqrt(max(share, 0.0))))
+
+
+def _title(study: Study) -> str:
+    out = [study.survey.groups[d] for d in np.flatnonzero(study.excluded)]
+    distance = "Agents speak from the middle of the map" if _inward(study) else "Where groups stand and what agents say"
+    return f"{distance}; {listed(out)} {'is' if len(out) == 1 else 'are'} left out" if out else distance
+
+
+def _inward(study: Study) -> bool:
+    """Whether the represented mixture of groups is less spread out than the people."""
+
+    def spread(weights: np.ndarray) -> float:
+        away = study.map.positions - weights @ study.map.positions
+        return float(weights @ (away**2).sum(1))
+
+    shown = np.asarray(study.equilibrium.representation, float)
+    return spread(shown) < 0.8 * spread(np.asarray(study.survey.shares, float))
+
+
+def _ellipse(cloud: np.ndarray, colour: str) -> Ellipse:
+    """What holds about 90 % of a group's draws."""
+    values, vectors = np.linalg.eigh(np.cov(cloud.T))
+    width, height = 2 * INSIDE * np.sqrt(np.maximum(values[::-1], 0))
+    angle = float(np.degrees(np.arctan2(vectors[1, 1], vectors[0, 1])))
+    x, y = cloud.mean(0)
+    return Ellipse((x, y), width, height, angle=angle, fc="none", ec=colour, lw=0.6, ls=(0, (2, 1.5)), zorder=1)
+
+
+def _legend(study: Study) -> list[Line2D]:
+    def mark(label: str, marker: str, **style) -> Line2D:
+        return Line2D([], [], ls="", marker=marker, label=label, **style)
+
+    handles = [
+        mark("share of the people", "o", ms=6, mfc="none", mec=GREY),
+        mark("share of what is shown", "o", ms=6, mfc=BLUE, mec="none", alpha=0.75),
+        mark("what an agent says", "D", ms=3.2, mfc=ORANGE, mec="black", mew=0.4),
+        mark("what the people say", "+", ms=6, mec="black"),
+    ]
+    if study.excluded.any():
+        handles.append(mark("excluded", "x", ms=4.5, mec=VERMILLION, mew=1.3))
+    handles.append(Line2D([], [], color=PALE, lw=0.8, ls=(0, (2, 1.5)), label="90 % of posterior draws"))
+    return handles
+
+
+def _label(figure: Figure, axes: Axes, study: Study) -> None:
+    """Names beside their bubbles, each at the first place around it where it covers nothing, or the least."""
+    canvas = FigureCanvasAgg(figure)
+    figure.draw_without_rendering()
+    renderer = canvas.get_renderer()
+    point = figure.dpi / 72
+    shares = np.asarray(study.survey.shares, float)
+    shown = np.asarray(study.equilibrium.representation, float)
+    radii = [max(_diameter(a), _diameter(b)) / 2 for a, b in zip(shares, shown, strict=True)]
+    places = axes.transData.transform(study.map.positions)
+    taken = [_around(place, radius * point) for place, radius in zip(places, radii, strict=True)]
+    taken += [_around(axes.transData.transform(shares @ study.map.positions), 4 * point)]
+    clouds = [patch.get_window_extent(renderer) for patch in axes.patches]
+    frame = axes.get_window_extent(renderer)
+    for d in np.argsort(-shares):
+        name = wrapped(study.survey.groups, 14)[d]
+        best, least = None, np.inf
+        for far in (2, 6, 12, 20, 30):
+            for angle in np.radians([90, 270, 45, 315, 135, 225, 0, 180]):
+                label = _annotation(axes, name, study.map.positions[d], angle, radii[d] + far)
+                box = label.get_window_extent(renderer)
+                covered = sum(_overlap(box, other) for other in taken) + 10 * _outside(box, frame)
+                covered += 0.2 * sum(_overlap(box, cloud) for cloud in clouds)
+                if covered < least - 1e-9:
+                    if best is not None:
+                        best.remove()
+                    best, least = label, covered
+                else:
+                    label.remove()
+            if least == 0:
+                break
+        assert best is not None
+        best.set_color(VERMILLION if study.excluded[d] else "black")
+        taken.append(best.get_window_extent(renderer))
+
+
+def _annotation(axes: Axes, name: str, place: np.ndarray, angle: float, distance: float) -> Annotation:
+    x, y = np.cos(angle), np.sin(angle)
+    return axes.annotate(
+        name,
+        (place[0], place[1]),
+        (distance * x, distance * y),
+        textcoords="offset points",
+        ha="center" if abs(x) < 0.1 else "left" if x > 0 else "right",
+        va="center" if abs(y) < 0.1 else "bottom" if y > 0 else "top",
+        fontsize=6,
+        linespacing=0.95,
+        arrowprops=dict(arrowstyle="-", lw=0.4, color=GREY, shrinkA=0, shrinkB=0) if distance > 18 else None,
+        zorder=6,
+    )
+
+
+def _around(place: np.ndarray, radius: float) -> Bbox:
+    return Bbox([place - radius, place + radius])
+
+
+def _overlap(a: Bbox, b: Bbox) -> float:
+    width = min(a.x1, b.x1) - max(a.x0, b.x0)
+    height = min(a.y1, b.y1) - max(a.y0, b.y0)
+    return max(width, 0.0) * max(height, 0.0)
+
+
+def _outside(box: Bbox, frame: Bbox) -> float:
+    return box.width * box.height - _overlap(box, frame)

@@ -1,0 +1,138 @@
+"""The findings of a study in sentences: for the terminal, for figures, and for report.json."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from jaxgame.report.groups import INDISTINCT
+
+if TYPE_CHECKING:
+    from jaxgame.study import Study
+
+INTERVAL = (0.05, 0.95)  # of the posterior draws
+LARGE = 1.1  # a group shown this much more than its share is named in the text
+
+
+def interval(draws: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """The central 90 % of draws (leading axis); order statistics, so that ∞ is allowed."""
+    low, high = np.quantile(draws, INTERVAL, axis=0, method="inverted_cdf")
+    return low, high
+
+
+def listed(names: Sequence[str], word: str = "and") -> str:
+    """a, b and c."""
+    return names[0] if len(names) == 1 else f"{', '.join(names[:-1])} {word} {names[-1]}"
+
+
+def number(x: float) -> str:
+    """Three digits; never for ∞."""
+    return "never" if math.isinf(x) else f"{x:.3g}"
+
+
+def percent(x: float) -> str:
+    """A share, with a digit more where it is small."""
+    return f"{100 * x:.0f} %" if x >= 0.1 or x == 0 else f"{100 * x:.1f} %"
+
+
+def headline(study: Study) -> str:
+    """Who is left out."""
+    groups, agents = study.survey.groups, study.options.agents
+    out = [group for group, gone in zip(groups, study.excluded, strict=True) if gone]
+    if not out:
+        return f"All {len(groups)} groups are represented"
+    nobody = "the agent does not represent" if agents == 1 else f"none of {agents} agents represents"
+    return f"{len(out)} of {len(groups)} groups are left out, {nobody} {listed(out, 'or')}"
+
+
+def findings(study: Study) -> list[str]:
+    """What a person wants to know first, most important first."""
+    sentences = [f"{headline(study)}.", _who_gains(study), *_why(study)]
+    if study.alike:
+        pairs = [f"{study.survey.groups[d]} from {study.survey.groups[e]}" for d, e in study.alike]
+        sentences.append(
+            f"The survey cannot tell {'; '.join(pairs)} (χ² test, p > {INDISTINCT:.0%}): where their fates differ, it is because "
+            "of their shares and of sampling noise, not because they are known to think differently."
+        )
+    return [sentence for sentence in sentences if sentence]
+
+
+def _who_gains(study: Study) -> str:
+    shares, shown = np.asarray(study.survey.shares), np.asarray(study.equilibrium.representation)
+    most = int(np.argmax(shown - shares))
+    if shown[most] < LARGE * shares[most]:
+        return ""
+    group = study.survey.groups[most]
+    return f"{group}: {percent(shown[most])} of what is shown, {percent(shares[most])} of the people."
+
+
+def _why(study: Study) -> list[str]:
+    if study.critical is None:
+        return [f"Critical ratios do not exist here: {study.why_not_critical}."]
+    ratio, groups, critical = study.ratio, study.survey.groups, study.critical
+    whose = (
+        "" if study.options.heterogeneity == 0 else " (of the same population with all agents aligned to the shares)"
+    )
+    out = [d for d in np.argsort(critical) if study.excluded[d] and critical[d] <= ratio]
+    rest = [d for d in np.argsort(critical) if not study.excluded[d] and ratio < critical[d] < math.inf]
+    sentences = []
+    if out:
+        falls = listed([f"{groups[d]} at {number(critical[d])}{spread(study, d)}" for d in out])
+        sentences.append(
+            f"Attractiveness over consistency is {ratio:.3g}; past its critical ratio a group is left out: {falls}{whose}."
+        )
+    if rest:
+        nearest = int(rest[0])
+        sentences.append(
+            f"The next to fall out is {groups[nearest]}, at {number(critical[nearest])}{spread(study, nearest)}."
+        )
+    return sentences
+
+
+def spread(study: Study, d: int) -> str:
+    """The interval of a group's critical ratio, in brackets."""
+    if study.draws.critical is None:
+        return ""
+    low, high = interval(study.draws.critical[:, d])
+    return f" [{number(float(low))}, {number(float(high))}]"
+
+
+def proof(study: Study) -> str:
+    """What is certified."""
+    gap, distance = float(study.equilibrium.gap), float(study.certificate.distance)
+    parts = [
+        f"no agent can gain more than {gap:.2g}"
+        if math.isfinite(gap)
+        else "NOT CERTIFIED: not all utilities are concave"
+    ]
+    if math.isfinite(distance):
+        parts.append(f"the profile is within {distance:.2g} of the equilibrium")
+    parts.append("which is the only one" if study.certificate.unique else "uniqueness is not proved")
+    return ", ".join(parts)
+
+
+def provenance(study: Study) -> str:
+    """Source and options: what belongs under every figure."""
+    o, survey = study.options, study.survey
+    weighting = "weighted" if survey.weighted else "unweighted"
+    people = f"{int(survey.people.sum()):,} people"
+    settings = [
+        f"{o.agents} agents",
+        f"α = {o.attractiveness:g}",
+        f"γ = {o.consistency:g}",
+        f"δ = {o.diversity:g} ({o.diversity_form})",
+        f"{o.metric} metric",
+        f"{o.kernel} kernel",
+    ]
+    if o.heterogeneity:
+        settings.append(f"heterogeneity {o.heterogeneity:g}")
+    source = survey.source or survey.name
+    return f"{source}; {people}, {weighting}. {', '.join(settings)}; seed {o.seed}."
+
+
+def uncertainty(study: Study) -> str:
+    """What the intervals are."""
+    return f"Bars: central 90 % of {study.options.draws} posterior draws of the survey."
