@@ -40,23 +40,20 @@ def seconds(function: Callable[[], Any]) -> tuple[float, Any]:
 def interleaved(functions: dict[str, Callable[[], Any]], budget: float, least: int = 3) -> dict[str, list[float]]:
     """Times of warm calls, by turns in one process, so that what else runs on the machine strikes all alike.
 
-    Every function is called once; after that a round leaves out those whose next call would exceed an equal share of the
-    budget (seconds), but none has fewer than `least` calls while the budget lasts.
+    Everyone is called once; further rounds leave out those who have had `least` calls and their share of the budget
+    (seconds), or whose next call would not fit into what is left of it.
     """
     times: dict[str, list[float]] = {name: [] for name in functions}
     end = time.perf_counter() + budget
-    share = budget / max(len(functions), 1)
-    while True:
-        left = end - time.perf_counter()
-        due = [
-            n
-            for n, seen in times.items()
-            if not seen or (min(seen) < left and (len(seen) < least or sum(seen) < share))
-        ]
-        if not due:
-            return times
-        for name in due:
+
+    def due(seen: list[float]) -> bool:
+        fits = not seen or min(seen) < end - time.perf_counter()
+        return fits and (len(seen) < least or sum(seen) < budget / len(functions))
+
+    while names := [name for name, seen in times.items() if due(seen)]:
+        for name in names:
             times[name].append(seconds(functions[name])[0])
+    return times
 
 
 def table(header: Sequence[str], rows: Sequence[Sequence[Any]]) -> list[str]:

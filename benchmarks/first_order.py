@@ -197,7 +197,7 @@ def describe(point: dict[str, Any]) -> str:
 
 
 def reference(seeds: int) -> list[dict[str, Any]]:
-    """Rotational games with the condition number of theory's example, with the equilibrium on the boundary and inside."""
+    """Rotational games with the condition number of theory's example, the equilibrium on the boundary or inside."""
     rows = []
     for name in SOLVERS:
         if name == "AcceleratedGradient":
@@ -291,7 +291,7 @@ def figure(points: list[dict[str, Any]], stem: pathlib.Path) -> None:
 
     matplotlib.rcParams["svg.hashsalt"] = "jaxgame"
     canvas, axes = plt.subplots(1, 2, figsize=(12, 4.8), sharey=True)
-    canvas.subplots_adjust(left=0.07, right=0.82, bottom=0.12, top=0.92, wspace=0.08)
+    canvas.subplots_adjust(left=0.07, right=0.8, bottom=0.12, top=0.92, wspace=0.08)
     for ax, kind in zip(axes, KINDS, strict=True):
         for name, (colour, marker) in STYLE.items():
             mine = [p for p in points if p["kind"] == kind and p["solver"] == name]
@@ -311,7 +311,7 @@ def figure(points: list[dict[str, Any]], stem: pathlib.Path) -> None:
         ax.spines[["top", "right"]].set_visible(False)
     axes[0].set_ylabel(f"gradient evaluations to residual {TOL:g}")
     handles = {label: handle for ax in axes for handle, label in zip(*ax.get_legend_handles_labels(), strict=True)}
-    canvas.legend(handles.values(), handles.keys(), frameon=False, loc="center right", title="hollow: not reached\n")
+    canvas.legend(handles.values(), handles.keys(), frameon=False, loc="center right", title="hollow: not reached")
     common.save_figure(canvas, stem)
     plt.close(canvas)
 
@@ -323,10 +323,11 @@ def text(report: dict[str, Any]) -> str:
         "",
         f"Written by `benchmarks/first_order.py`. {common.described(report['environment'])}.",
         "",
-        f"Evaluations until the natural residual (theory §1) of the solver's own iterate is {TOL:g}, before any polishing; median of",
-        f"{report['seeds']} random games of {AGENTS} agents and {GROUPS} groups built around a known equilibrium, more than half of whose weights",
-        f"are zero. At most {CAP:.0e} evaluations: where these do not suffice, the best residual is given in brackets and larger κ are",
-        "not tried (–). AcceleratedGradient needs a potential.",
+        f"Evaluations until the natural residual (theory §1) of the solver's own iterate is {TOL:g}, before any polishing;",
+        f"median of {report['seeds']} random games of {AGENTS} agents and {GROUPS} groups with a known equilibrium, most of whose weights are",
+        f"zero. At most {CAP:.0e} evaluations; where a solver runs out of them or stalls, the worst residual is in brackets, and",
+        "larger κ are not tried (–) after running out. AcceleratedGradient needs a potential. Not counted: the 60 products with",
+        "the Jacobian and its transpose of each of the two power methods that measure the game before the first step.",
     ]
     for kind in KINDS:
         lines += ["", f"## {kind.capitalize()} games", ""]
@@ -354,9 +355,9 @@ def text(report: dict[str, Any]) -> str:
         "",
         f"## Random games like theory's example, κ = {REFERENCE_KAPPA}",
         "",
-        "Rotational games: of the size and condition number of theory's own, but other games, and other steps (theory's projected",
-        "gradient takes c/L², ours measures co-coercivity). A range over seeds. The last column counts calls of `marginals` on the host during one solve of the first game (its start, scale, polish",
-        "and certificate included), beside what `Equilibrium.evaluations` reports.",
+        "Rotational games of the size and condition number of theory's example, but other games and, for projected gradient,",
+        "other steps (co-coercivity as measured, not c/L²). The range over seeds. Last column: calls of `marginals` counted on",
+        "the host during one solve of the first game (at most 2000 steps), beside what `Equilibrium.evaluations` reports.",
         "",
     ]
     rows = []
@@ -369,8 +370,9 @@ def text(report: dict[str, Any]) -> str:
         "",
         "## Newton-type solvers: steps, a factorisation each",
         "",
-        "To rounding, the largest error of a weight in brackets. AggregativeNewton treats mean fields only, so that its games are",
-        "others: own curvature with condition number κ (potential), or a coupling that rotates with norm κ; there the residual.",
+        "Steps to rounding; the largest error of a weight in brackets. AggregativeNewton treats mean fields only, so its games",
+        "are others: own curvature with condition number κ (potential), or a coupling that rotates with norm κ; there the",
+        "natural residual is in brackets.",
         "",
     ]
     groups = dict.fromkeys((row["solver"], row["kind"]) for row in report["newton"])

@@ -287,7 +287,5 @@ def _raise(found: _Found, which: str) -> None:
             what = f"agent {agent}'s share of group {group} is {value:.6g}, expected ≥ 0"
         else:
             value = np.asarray(found.excess)[agent, group]
-            what = (
-                f"agent {agent}'s marginal utility of group {group} is {value:.6g} above the multiplier, expected ≤ 0"
-            )
+            what = f"agent {agent}'s marginal utility of group {group} is {value:.6g} above the multiplier"
         raise ValueError(f"closed_form: on the {which} support {what}; {hint}")

@@ -11,7 +11,6 @@ from jax import Array, lax
 
 from jaxgame import _checks, homotopy, simplex
 from jaxgame._pytree import pytree
-from jaxgame.certificate.gap import concave_agents
 from jaxgame.closed_form import one_agent
 from jaxgame.games import AlignmentGame
 from jaxgame.games.affine import per_agent
@@ -36,7 +35,8 @@ def under_represented(equilibrium_or_profile: Any, shares: Array, *, threshold: 
     """Which groups' representation falls short of their population share: S_d < threshold·share_d, (D,) bool.
 
     shares: (D,), or one row an entry of a batch. The representation is an equilibrium's own, weighted by reach; of a
-    profile it is the mean over agents. Raises ValueError for shares that are none or do not fit, or a negative threshold.
+    profile it is the mean over agents. Raises ValueError for shares that are none or do not fit, or a negative
+    threshold.
     """
     profile = _profile(equilibrium_or_profile)
     shown = getattr(equilibrium_or_profile, "representation", None)
@@ -55,8 +55,8 @@ def inclusion_price(game: Any, equilibrium: Any) -> Array:
     addition to the marginal utility of an excluded group changes nothing until it exceeds the price.
 
     With a batch of equilibria from `vmap` the game may be one for all, or the batch of games that they belong to
-    (`equilibrium.game`). A profile will do for the equilibrium, with one game. Raises ValueError for a profile that does
-    not fit the game.
+    (`equilibrium.game`). A profile will do for the equilibrium, with one game. Raises ValueError for a profile that
+    does not fit the game.
     """
     profile = _profile(equilibrium)
     own = getattr(equilibrium, "game", None)
@@ -84,21 +84,19 @@ def critical_ratios(game: AlignmentGame, *, interior: bool = False) -> Array:
 
     Exact, by following the symmetric equilibrium (theory §4): 0 for a group without a share already at α = 0, ∞ for one
     that never leaves. The game's own attractiveness does not matter. interior=True: the formula ρ_d of the interior
-    instead, of which only the smallest is an event of the game. Diversity beyond the uniqueness boundary is allowed; the
-    symmetric equilibrium is then one of several.
+    instead, of which only the smallest is an event of the game. Diversity beyond the uniqueness boundary is allowed;
+    the symmetric equilibrium is then one of several.
 
     Composes with jit and vmap (over kernels, say); there, where a condition below fails, everything is NaN. NaN is also
     the entry of a group still represented after 100·(D + 1) pivots; a few D are usual.
 
     Raises ValueError for a game that is no AlignmentGame; agents that are not all alike (naming argument and agent);
-    consistency 0; utilities that are not concave (centroid diversity above consistency); or a common problem that is not
-    strictly concave, γQ + δK (pairwise) or γQ (centroid) not being positive definite on the tangent space, as with
+    consistency 0; utilities that are not concave (centroid diversity above consistency); or a common problem that is
+    not strictly concave, γQ + δK (pairwise) or γQ (centroid) not being positive definite on the tangent space, as with
     strong conformism or groups that the kernel cannot tell apart.
     """
     if not isinstance(game, AlignmentGame):
-        raise ValueError(
-            f"critical_ratios needs an AlignmentGame (it has an attractiveness), got {type(game).__name__}"
-        )
+        raise ValueError(f"critical_ratios needs an AlignmentGame, got {type(game).__name__}")
     found = _critical(game, interior)
     if _checks.concrete(found.ratios):
         _raise(game, found)
@@ -129,16 +127,20 @@ def _critical(game: AlignmentGame, interior: bool) -> _Critical:
     consistent = consistency > 0
     gamma = jnp.where(consistent, consistency, 1)
     diversity = per_agent(game.diversity, n)[0] * meeting[0] / gamma
-    # Relative to the target t and divided by γ: the common mixture solves H (w − t) = offset + (α/γ) a − μ1 (theory §3.1).
-    target = game.targets[0]
-    matrix = game.kernel if game.consistency_metric == "response" else jnp.eye(n_groups, dtype=dtype)
-    offset = jnp.zeros_like(target)
-    if game.diversity_form == "pairwise":
-        matrix = matrix + diversity * game.kernel
-        offset = diversity * (game.spread / 2 - game.kernel @ target)
-    lowest, highest = _tangent_extremes(matrix)
-    definite = lowest > 10 * n_groups * eps * highest
-    concave = concave_agents(game, uniform).all()
+    # About the target t and divided by γ the common mixture solves H (w − t) = offset + (α/γ) a − μ1 (theory §3.1).
+    # H is Q + coefficient·K, and an agent's own curvature Q + own·K, so one eigenvalue problem tells about both.
+    target, kernel = game.targets[0], game.kernel
+    response, pairwise = game.consistency_metric == "response", game.diversity_form == "pairwise"
+    coefficient, own = (diversity, jnp.zeros_like(diversity)) if pairwise else (jnp.zeros_like(diversity), -diversity)
+    matrix = (kernel if response else jnp.eye(n_groups, dtype=dtype)) + coefficient * kernel
+    offset = coefficient * (game.spread / 2 - kernel @ target)
+    ends = _tangent_ends(kernel)
+    metric = ends if response else jnp.ones_like(ends)
+    common, alone = metric + coefficient * ends, metric + own * ends
+    lowest, highest = common.min(), jnp.abs(common).max()
+    small = 10 * n_groups * eps
+    definite = lowest > small * highest
+    concave = alone.min() >= -small * (metric + jnp.abs(own) * ends).max()
     sound = consistent & definite & concave & ~jnp.stack([bad.any() for bad in differ.values()]).any()
     # In units in which the matrix and the appeal are about 1. An appeal that is constant up to rounding moves no one.
     appeal = simplex.project_tangent(game.appeal[0])
@@ -210,17 +212,16 @@ def _differences(game: AlignmentGame, meeting: Array) -> dict[str, Array]:
     return {name: jnp.abs(x - x[:1]) > slack * jnp.abs(x).max() for name, x in rows.items()}
 
 
-def _tangent_extremes(matrix: Array) -> tuple[Array, Array]:
-    """The smallest and the largest (in size) eigenvalue of a symmetric matrix on the tangent space; 1, 1 where it is 0."""
-    n_groups = matrix.shape[0]
+def _tangent_ends(kernel: Array) -> Array:
+    """The smallest and the largest eigenvalue of a symmetric matrix on the tangent space, (2,); 1, 1 if D = 1."""
+    n_groups = kernel.shape[0]
     if n_groups == 1:
-        one = jnp.ones((), matrix.dtype)
-        return one, one
-    centred = matrix - matrix.mean(0, keepdims=True)
+        return jnp.ones(2, kernel.dtype)
+    centred = kernel - kernel.mean(0, keepdims=True)
     centred = centred - centred.mean(1, keepdims=True)
-    # The direction 1 is given the mean of the other eigenvalues, so that it is neither extreme.
+    # The direction 1 is given the mean of the other eigenvalues, so that it is at neither end.
     values = jnp.linalg.eigvalsh(centred + jnp.trace(centred) / ((n_groups - 1) * n_groups))
-    return values[0], jnp.abs(values).max()
+    return jnp.stack([values[0], values[-1]])
 
 
 def _raise(game: AlignmentGame, found: _Critical) -> None:
@@ -242,9 +243,9 @@ def _raise(game: AlignmentGame, found: _Critical) -> None:
         )
     if not found.definite:
         raise ValueError(
-            f"critical_ratios: the population's common problem has a curvature of {float(found.curvature):.3g} consistency "
-            "on the tangent space, expected a positive one: diversity is too negative, or the kernel cannot tell some "
-            "groups apart"
+            f"critical_ratios: the population's common problem has a curvature of {float(found.curvature):.3g} "
+            "consistency on the tangent space, expected a positive one: diversity is too negative, or the kernel cannot "
+            "tell some groups apart"
         )
 
 

@@ -300,16 +300,17 @@ def _newton(b: Array, u: Array | None) -> Array:
         slope, again = _sum_and_count(u, on)
         return total, slope, count + again  # a count unused would become a plain, slower sum
 
+    def unfinished(state: Any) -> Array:
+        _, (_, _, count), (total_before, count_before) = state
+        return (total_before > 2) | (count < count_before)
+
     def step(state: Any) -> Any:
         (high, low), (total, slope, count), _ = state
         # From afar a step stops short by its own rounding error: past the root the support could be empty.
         excess = jnp.where(total > 2, total * (1 - slack), total) - 1
-        level = _two_sum(high, low + excess / slope)
+        # A finished row rests, so that its result does not depend on the other rows.
+        level = _two_sum(high, low + jnp.where(unfinished(state), excess / slope, 0))
         return level, masses(level), (total, count)
-
-    def unfinished(state: Any) -> Array:
-        _, (_, _, count), (total_before, count_before) = state
-        return jnp.any((total_before > 2) | (count < count_before))
 
     if u is None:
         start = _two_sum(jnp.max(b, -1, keepdims=True), -1)
@@ -317,7 +318,9 @@ def _newton(b: Array, u: Array | None) -> Array:
         bound = jnp.max(b - 1 / u, -1, keepdims=True)
         start = bound, -jnp.minimum(eps * jnp.abs(bound), 1 / jnp.min(u, -1, keepdims=True))
     first = masses(start)
-    level, (total, _, _), _ = lax.while_loop(unfinished, step, (start, first, (first[0], first[2] + 1)))
+    level, (total, _, _), _ = lax.while_loop(
+        lambda state: jnp.any(unfinished(state)), step, (start, first, (first[0], first[2] + 1))
+    )
     weights = _positive((b - level[0]) - level[1])
     return (weights if u is None else weights * u) / total
 

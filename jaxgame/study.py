@@ -1,4 +1,4 @@
-"""The main job: from a survey to an equilibrium, its proof, who is left out, and how sure of it the survey lets us be."""
+"""The main job: from a survey to an equilibrium, its proof, who is left out, and how sure the survey lets us be."""
 
 from __future__ import annotations
 
@@ -28,7 +28,6 @@ from jaxgame.solvers.loop import CONVERGED
 from jaxgame.solvers.loop import run as run_solver
 from jaxgame.solvers.scale import measure, uniform
 from jaxgame.surveys import Survey, load
-from jaxgame.surveys.draws import dirichlet
 
 COMPARED = ("ProjectedGradient", "Extragradient", "OptimisticGradient", "GoldenRatio", "AcceleratedGradient")
 INTERVAL = (0.05, 0.95)  # what is shown of the posterior draws
@@ -188,7 +187,9 @@ def _build(survey: Survey, levels: dict[str, Array], *, design: Design) -> Align
     targets = survey.shares
     if design.heterogeneous:
         # Var t_d = h · share_d (1 − share_d): h → 1 is an agent that was aligned to one group alone.
-        targets = dirichlet(jax.random.key(levels["seed"]), targets * (1 / levels["heterogeneity"] - 1), design.agents)
+        concentration = targets * (1 / levels["heterogeneity"] - 1)
+        key = jax.random.key(levels["seed"])
+        targets = jax.random.dirichlet(key, concentration, (design.agents,), targets.dtype)
     return survey.game(
         design.agents,
         kernel=design.kernel,
@@ -246,8 +247,8 @@ def _draws(
 ) -> Draws:
     """One solve a draw, by the program that solved the survey itself.
 
-    Not one `vmap`: that makes batched LAPACK calls of single ones, and two of those that run side by side in one program
-    can block all threads of a small machine for ever (jaxlib 0.10 on CPUs); and memory would grow with the draws.
+    Not one `vmap`: that makes batched LAPACK calls of single ones, and two of those that run side by side in one
+    program can block all threads of a small machine for ever (jaxlib 0.10, CPU); and memory would grow with the draws.
     """
     drawn = jax.device_get(survey.posterior(options.seed, options.draws))
     found: dict[str, list[np.ndarray]] = defaultdict(list)

@@ -166,7 +166,7 @@ def test_gradients_are_float32():
 
 
 def test_projection_is_feasible_inside_a_fused_computation():
-    """A compiler may compute an argument twice with different rounding (fused multiply-add): the sum must not notice."""
+    """A compiler may compute an argument twice and round it differently (fused multiply-add): the sum must not notice."""
 
     @jax.jit
     def moved(start, other, marginals, step):

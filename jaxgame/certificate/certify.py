@@ -26,15 +26,17 @@ STEPS = tuple(2.0**k for k in range(-12, 7, 2))  # step sizes of the error bound
 class Certificate:
     """What is known of a profile (theory §1); a pytree of arrays and bools.
 
-    residual: natural residual, scale-free. exploitability (n,): gain of a best response, exact where `exact` (n,) says so, else
-    of the best response that was found. gap (n,): its certified bound, ∞ for an agent whose utility is not concave.
-    monotonicity: smallest eigenvalue of the symmetric part of the game map's Jacobian on the tangent space; lipschitz: its
-    spectral norm there; for one group (D = 1) ∞ and 0. distance: bound on ‖profile − equilibrium‖, Euclidean over the whole
-    profile, ∞ unless the game map is proved to be strongly monotone as it is. weights (n,): Rosen's weights by which uniqueness
-    is proved, ones where it is not. concave: all utilities are concave in the own mixture, `concave_agents` (n,) which.
+    residual: natural residual, scale-free.
+    exploitability (n,): gain of a best response; of the best one found where `exact` (n,) is False.
+    gap (n,): certified bound on it, ∞ for an agent whose utility is not concave.
+    monotonicity: smallest eigenvalue of the symmetric part of the game map's Jacobian on the tangent space, ∞ for one
+    group; lipschitz: its spectral norm there.
+    distance: bound on ‖profile − equilibrium‖, Euclidean over the whole profile; ∞ unless monotonicity > 0 is proved.
+    weights (n,): Rosen's weights by which uniqueness is proved, ones if it is not.
+    concave: all utilities are concave in the own mixture; `concave_agents` (n,): which are.
     unique: True: proved that the game has exactly one equilibrium; False: not proved.
-    local: the constants are those of the Jacobian at this profile and prove nothing. numerical: they come from Lanczos'
-    method, whose error bound fails with probability 1e-12.
+    local: monotonicity and lipschitz are those at the profile and prove nothing (utilities that are not quadratic).
+    numerical: they come from Lanczos' method, whose error bound fails with probability 1e-12.
     """
 
     residual: Array
@@ -64,19 +66,19 @@ def certify(
 ) -> Certificate:
     """Judge a profile (n, D), or that of an `Equilibrium`, in a game; valid whatever found it.
 
-    Quadratic games: all constants are global. Other utilities: the constants are those at the profile, and prove neither
-    uniqueness nor a distance, unless the user supplies constants that hold on the whole simplex: `monotonicity` c with
-    ⟨F(W) − F(V), W − V⟩ ≥ c ‖W − V‖² and `lipschitz` L with ‖F(W) − F(V)‖ ≤ L ‖W − V‖ for tangent parts of F = −marginals.
+    In quadratic games all constants are global. For other utilities they are those at the profile and prove neither
+    uniqueness nor a distance, unless constants that hold on the whole simplex are given for the tangent part of the
+    game map F: `monotonicity` c with ⟨F(W) − F(V), W − V⟩ ≥ c ‖W − V‖², `lipschitz` L with ‖F(W) − F(V)‖ ≤ L ‖W − V‖.
 
-    Best responses hold the other mixtures fixed, or the aggregate in a mean field with `atomic=False`. Works on concrete
-    arrays, not under jit or vmap; mostly on the host, in float64.
+    Best responses hold the others' mixtures fixed, or the aggregate in a mean field with `atomic=False`. Works on
+    concrete arrays, not under jit or vmap, and mostly on the host.
 
-    Raises ValueError for a profile of the wrong shape or off the simplex, traced values, and constants that the Jacobian at the
-    profile contradicts.
+    Raises ValueError for a profile of the wrong shape or off the simplex, for traced values, and for constants that the
+    Jacobian at the profile contradicts.
     """
     dtype = dtype_of(game)
-    profile = getattr(profile, "profile", profile)
     shape = (game.n_agents, game.n_groups)
+    profile = getattr(profile, "profile", profile)
     profile = _checks.shares("profile", _checks.array("profile", profile, dtype, shape), profile)
     marginals = game.marginals(profile)
     if not _checks.concrete(marginals):
@@ -85,27 +87,23 @@ def certify(
     found = spectrum(affine, np.ones(shape[0]), dtype=dtype)
     local = not is_quadratic(game) and shape[1] > 1
     constants = _supplied(found, monotonicity, lipschitz)
-    c = constants.lower if not local or monotonicity is not None else -np.inf
-    L = constants.upper if not local or lipschitz is not None else np.inf
+    c = -np.inf if local and monotonicity is None else constants.lower
+    L = np.inf if local and lipschitz is None else constants.upper
     weights, unique = np.ones(shape[0]), c > 0
     if not unique and not local:
         weights, unique = _weighted(affine, dtype)
     concave = concave_agents(game, profile)
     gap = gaps(game, profile, marginals, concave)
     gain, exact = exploitability(game, profile, marginals, concave)
-    scale = _scale(game, dtype, L)
-
-    def number(x: Any) -> Array:
-        return jnp.asarray(x, dtype)
-
+    residual = _scale(game, dtype, L).residual(profile, marginals)
     return Certificate(
-        residual=jnp.where(jnp.isfinite(marginals).all(), scale.residual(profile, marginals), jnp.inf),
+        residual=jnp.where(jnp.isfinite(marginals).all(), residual, jnp.inf),
         exploitability=jnp.minimum(gain, gap),
         gap=gap,
-        monotonicity=number(constants.monotonicity),
-        lipschitz=number(constants.lipschitz),
-        distance=number(_distance(affine, profile, marginals, gap, c, L)),
-        weights=number(weights),
+        monotonicity=jnp.asarray(constants.monotonicity, dtype),
+        lipschitz=jnp.asarray(constants.lipschitz, dtype),
+        distance=jnp.asarray(_distance(affine, profile, marginals, gap, c, L), dtype),
+        weights=jnp.asarray(weights, dtype),
         concave=bool(concave.all()),
         unique=bool(unique),
         exact=jnp.asarray(exact),
@@ -113,6 +111,15 @@ def certify(
         local=local and monotonicity is None,
         numerical=not found.proved,
     )
+
+
+def prove_unique(game: Any) -> tuple[np.ndarray, bool]:
+    """Weights by which a quadratic game is proved to have one equilibrium, and whether it is."""
+    affine, dtype = game.affine(), dtype_of(game)
+    weights = np.ones(game.n_agents)
+    if spectrum(affine, weights, dtype=dtype).lower > 0:
+        return weights, True
+    return _weighted(affine, dtype)
 
 
 def _supplied(found: Spectrum, monotonicity: float | None, lipschitz: float | None) -> Spectrum:
@@ -133,20 +140,11 @@ def _supplied(found: Spectrum, monotonicity: float | None, lipschitz: float | No
         L = float(lipschitz)
         if not 0 < L < np.inf or L < found.lipschitz - slack:
             raise ValueError(
-                f"lipschitz is {L:.6g}, but at the profile the norm of the game map's Jacobian is {found.lipschitz:.6g}, and a "
-                "constant for the whole simplex is positive, finite and at least that"
+                f"lipschitz is {L:.6g}, but at the profile the norm of the game map's Jacobian is "
+                f"{found.lipschitz:.6g}, and a constant for the whole simplex is positive, finite and at least that"
             )
         known |= dict(lipschitz=L, upper=L)
     return Spectrum(**known)
-
-
-def prove_unique(game: Any) -> tuple[np.ndarray, bool]:
-    """Weights by which a quadratic game is proved to have one equilibrium, and whether it is."""
-    affine, dtype = game.affine(), dtype_of(game)
-    weights = np.ones(game.n_agents)
-    if spectrum(affine, weights, dtype=dtype).lower > 0:
-        return weights, True
-    return _weighted(affine, dtype)
 
 
 def _weighted(affine: AffineMap, dtype: Any) -> tuple[np.ndarray, bool]:
@@ -163,7 +161,7 @@ def _weighted(affine: AffineMap, dtype: Any) -> tuple[np.ndarray, bool]:
 
 
 def _scale(game: Any, dtype: Any, L: float) -> Scale:
-    """As for solvers, but with the accurate Lipschitz constant where it is known."""
+    """As for solvers, but with the accurate Lipschitz constant where there is a global one."""
     estimated = measure(game, dtype)
     if not np.isfinite(L):
         return estimated
@@ -175,15 +173,17 @@ def _scale(game: Any, dtype: Any, L: float) -> Scale:
 def _distance(affine: AffineMap, profile: Array, marginals: Array, gap: Array, c: float, L: float) -> float:
     """The least of the error bounds that c and L give, with what rounding may hide added.
 
-    (1 + ηL)/(ηc) ‖W − Π(W − ηF)‖ for several η > 0 (Facchinei & Pang 2003), and √(Σ gap / c): c ‖W − W*‖² ≤ ⟨F(W), W − W*⟩.
+    (1 + ηL)/(ηc) ‖W − Π(W − ηF)‖ for several η > 0 (Facchinei & Pang 2003), and √(Σ gap / c), because
+    c ‖W − W*‖² ≤ ⟨F(W), W − W*⟩.
     """
     if c == np.inf:
         return 0.0
     if not c > 0 or not bool(jnp.isfinite(marginals).all()):
         return np.inf
-    eps = 16 * float(jnp.finfo(profile.dtype).eps)
-    # Entries of F are sums of such parts.
-    parts = jnp.abs(affine.linear) + jnp.abs(affine.own.apply(profile)) + jnp.abs(affine.others.apply(profile)) + jnp.abs(marginals)
+    eps = 8 * float(jnp.finfo(profile.dtype).eps)
+    # The entries of F are sums of these.
+    parts = jnp.abs(affine.linear) + jnp.abs(affine.own.apply(profile)) + jnp.abs(affine.others.apply(profile))
+    parts = parts + jnp.abs(marginals)
     noise = float(jnp.linalg.norm(parts))
     bounds = [np.sqrt(2 * len(profile))]  # the diameter of the set of profiles
     total = float(gap.sum())
@@ -191,8 +191,8 @@ def _distance(affine: AffineMap, profile: Array, marginals: Array, gap: Array, c
         bounds.append(np.sqrt((total + eps * float(parts.max(1).sum())) / c))
     for step in STEPS if np.isfinite(L) else ():
         eta = step / L
-        left = float(_natural(profile, marginals, jnp.asarray(eta, profile.dtype))) + eps * (profile.size**0.5 + eta * noise)
-        bounds.append((1 + step) / (eta * c) * left)
+        left = float(_natural(profile, marginals, jnp.asarray(eta, profile.dtype)))
+        bounds.append((1 + step) / (eta * c) * (left + eps * (profile.size**0.5 + eta * noise)))
     return float(min(bounds)) * (1 + eps)
 
 

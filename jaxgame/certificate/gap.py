@@ -7,6 +7,7 @@ from typing import Any
 import jax.numpy as jnp
 from jax import Array, lax
 
+from jaxgame import linalg
 from jaxgame.games import is_quadratic, linearise
 from jaxgame.games.affine import AffineMap, Aggregate, Blocks
 
@@ -21,22 +22,29 @@ def gaps(game: Any, profile: Array, marginals: Array, concave: Array) -> Array:
 
 
 def concave_agents(game: Any, profile: Array) -> Array:
-    """Whether each agent's utility is concave on the simplex, (n,) bool; utilities that are not quadratic: near `profile`.
+    """Whether each agent's utility is concave on the simplex, (n,) bool; near `profile` only if it is not quadratic.
 
     Up to rounding: an eigenvalue above −10·D·eps of the parts that the curvature is made of counts as zero.
     """
     own, size = own_curvature(game, profile)
-    shape = profile.shape
-    floor = -10 * shape[1] * jnp.finfo(profile.dtype).eps * size
+    n, n_groups = profile.shape
+    rounding = 10 * n_groups * jnp.finfo(profile.dtype).eps
+
+    def every_agent() -> Array:
+        return linalg.is_positive_semidefinite(own.matrices(n, n_groups), rounding * size)
+
     if own.dense is not None:
-        return _lowest(own, shape) >= floor
-    # Weyl's inequality settles most games with one eigenvalue problem a matrix instead of one an agent.
-    bound = jnp.broadcast_to(own.diagonal.min(1), shape[:1])
+        return every_agent()
+    # Weyl's inequality settles most games with one elimination a matrix instead of one an agent.
+    bound = jnp.broadcast_to(own.diagonal.min(1), (n,))
     for coefficient, matrix in own.terms:
-        values = _tangent_eigenvalues(matrix)
-        bound = bound + jnp.where(coefficient > 0, coefficient * values[0], coefficient * values[-1])
-    enough = bound >= floor
-    return lax.cond(enough.all(), lambda: enough, lambda: _lowest(own, shape) >= floor)
+        norm = _norm(matrix)
+        upward = linalg.is_positive_semidefinite(matrix, rounding * norm)
+        downward = linalg.is_positive_semidefinite(-matrix, rounding * norm)
+        harmless = (coefficient >= 0) & upward | (coefficient <= 0) & downward
+        bound = bound - jnp.where(harmless, 0, jnp.abs(coefficient) * norm)
+    enough = bound >= -rounding * size
+    return lax.cond(enough.all(), lambda: enough, every_agent)
 
 
 def own_curvature(game: Any, profile: Array) -> tuple[Blocks, Array]:
@@ -70,15 +78,3 @@ def _size(affine: AffineMap) -> Array:
 def _norm(matrix: Array) -> Array:
     """Frobenius, over the last two axes."""
     return jnp.sqrt((matrix**2).sum((-1, -2)))
-
-
-def _lowest(own: Blocks, shape: tuple[int, int]) -> Array:
-    return _tangent_eigenvalues(own.matrices(*shape))[:, 0]
-
-
-def _tangent_eigenvalues(matrix: Array) -> Array:
-    """Ascending eigenvalues of the symmetric part of (…, D, D) on the tangent space; a zero stands for the direction 1."""
-    symmetric = (matrix + jnp.swapaxes(matrix, -1, -2)) / 2
-    centred = symmetric - symmetric.mean(-1, keepdims=True)
-    centred = centred - centred.mean(-2, keepdims=True)
-    return jnp.linalg.eigvalsh(centred)

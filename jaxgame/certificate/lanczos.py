@@ -22,8 +22,8 @@ def extremes(affine: AffineMap, weights: np.ndarray) -> tuple[float, float, tupl
     """Smallest eigenvalue of the symmetric part of diag(r) J on the tangent space and largest singular value.
 
     As Lanczos finds them; and bounds on how much too high the first and too low the second may be. After k steps from a
-    random vector the error, relative to the spread of the spectrum of a symmetric N × N matrix, exceeds ε with probability
-    at most 1.648 √N exp(−√ε (2k − 1)) (Kuczyński & Woźniakowski 1992, in exact arithmetic).
+    random vector the error, relative to the spread of the spectrum of a symmetric N × N matrix, exceeds ε with
+    probability at most 1.648 √N exp(−√ε (2k − 1)) (Kuczyński & Woźniakowski 1992, in exact arithmetic).
     """
     n, n_groups = affine.linear.shape
     size = n * (n_groups - 1)
@@ -44,7 +44,8 @@ def _ends(tridiagonal: tuple[Array, Array]) -> tuple[float, float]:
     if not (np.isfinite(diagonal).all() and np.isfinite(off).all()):
         return -np.inf, np.inf
     size = max(np.abs(diagonal).max(), 1e-300)
-    stops = np.flatnonzero(off <= 1e-12 * size)  # an invariant subspace: what comes after it is noise
+    # After an invariant subspace comes noise.
+    stops = np.flatnonzero(off <= 10 * float(jnp.finfo(tridiagonal[0].dtype).eps) * size)
     count = int(stops[0]) + 1 if stops.size else len(diagonal)
     values = scipy.linalg.eigvalsh_tridiagonal(diagonal[:count], off[: count - 1])
     return float(values[0]), float(values[-1])

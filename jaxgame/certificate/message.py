@@ -20,107 +20,117 @@ def describe(equilibrium: Any) -> str:
     residual, tol = float(equilibrium.residual), float(equilibrium.tol)
     if status == NONFINITE:
         return (
-            f"Failed after {steps} steps: the marginal utilities are not finite. Check the game's numbers, and that its utilities "
-            "are defined on the whole simplex; a utility that is infinite at the boundary needs the solver Newton or MirrorProx."
+            f"Failed after {steps} steps: the marginal utilities are not finite. Check the game's numbers, and that "
+            "its utilities are defined on the whole simplex; a utility that is infinite at the boundary needs the "
+            "solver Newton or MirrorProx."
         )
     if status != CONVERGED:
         reason = "ran out of steps" if status == MAX_STEPS else "stopped making progress"
         return (
-            f"Not converged: {reason} after {steps} steps at natural residual {residual:.3g} (tol {tol:.3g}). Raise max_steps, loosen "
-            "tol, or try another solver (none named: the default); a game that is not monotone may need another init."
+            f"Not converged: {reason} after {steps} steps at natural residual {residual:.3g} (tol {tol:.3g}). Raise "
+            "max_steps, loosen tol, or try another solver (none named: the default); a game that is not monotone may "
+            "need another init."
         )
     parts = [f"Converged in {steps} steps: natural residual {residual:.3g}."]
     if residual > tol:
-        parts.append(f"tol {tol:.3g} is below what {jnp.dtype(equilibrium.profile.dtype).name} can resolve here; judged against rounding.")
+        dtype = jnp.dtype(equilibrium.profile.dtype).name
+        parts.append(f"tol {tol:.3g} is below what {dtype} can resolve here; judged against rounding.")
     if np.isfinite(gap := float(equilibrium.gap)):
         parts.append(f"No agent can gain more than {gap:.3g} by a unilateral change.")
     else:
         flat = np.asarray(concave_agents(equilibrium.game, equilibrium.profile))
         parts.append(
-            f"The utility of agent {int(np.argmin(flat))} is not concave: this is a stationary point, not certified as an equilibrium; "
-            "see certify(game, profile).exploitability."
+            f"The utility of agent {int(np.argmin(flat))} is not concave: this is a stationary point, not certified "
+            "as an equilibrium; see certify(game, profile).exploitability."
         )
-    parts.append(_uniqueness(equilibrium.game))
-    return " ".join(part for part in parts if part)
+    return " ".join([*parts, *_doubt(equilibrium.game)])
 
 
-def _uniqueness(game: Any) -> str:
-    """A sentence where uniqueness is not proved; nothing where it is, or where to find out takes long."""
+def _doubt(game: Any) -> list[str]:
+    """A sentence where uniqueness is not proved; none where it is, or where to find out takes long."""
     from jaxgame.certificate.certify import prove_unique
     from jaxgame.games import is_quadratic
 
     if game.n_groups == 1:
-        return ""
+        return []
     if not is_quadratic(game):
-        return "Not proved to be the only equilibrium: its utilities are not quadratic; see certify(game, profile, monotonicity=…) and probe(game)."
+        return [
+            "Not proved to be the only equilibrium: the utilities are not quadratic; certify(game, profile, "
+            "monotonicity=…) takes a constant of yours, probe(game) looks for others."
+        ]
     if game.n_agents * (game.n_groups - 1) > CHEAP or prove_unique(game)[1]:
-        return ""
-    return "Not proved to be the only equilibrium; certify(game, profile) has the numbers, probe(game) looks for others."
+        return []
+    return ["Not proved to be the only equilibrium: certify(game, profile) has the numbers, probe(game) finds others."]
 
 
 def summarise(certificate: Any) -> str:
     """The message of a certificate."""
-    return " ".join([_stability(certificate), _only_one(certificate), _how_far(certificate)]).strip()
+    parts = [_gain(certificate), *_curved(certificate), _only_one(certificate)]
+    if certificate.unique and np.isfinite(distance := float(certificate.distance)):
+        parts.append(f"The profile is within {distance:.3g} of it.")
+    return " ".join(parts)
 
 
-def _stability(certificate: Any) -> str:
+def _gain(certificate: Any) -> str:
     gain, gap = float(certificate.exploitability.max()), float(certificate.gap.max())
-    exact, concave = np.asarray(certificate.exact), np.asarray(certificate.concave_agents)
-    text = f"No agent gains more than {gain:.3g} by a unilateral change." if exact.all() else f"An agent can gain {gain:.3g} or more."
-    if not concave.all():
-        text += f" The utility of agent {int(np.argmin(concave))} is not concave{' at this profile' if certificate.local else ''}"
-        text += f" ({int((~concave).sum())} agents), so that its gap bounds nothing"
-        text += "." if exact.all() else ", and the exploitability that was found is a lower bound."
-    elif not exact.all():
-        text += f" That is a lower bound: the search for a best response of agent {int(np.argmin(exact))} did not end; the gap bounds it by {gap:.3g}."
-    return text
+    if bool(certificate.exact.all()):
+        return f"No agent gains more than {gain:.3g} by a unilateral change."
+    agent = int(np.argmin(np.asarray(certificate.exact)))
+    bound = f"the gap bounds it by {gap:.3g}" if np.isfinite(gap) else "there is no bound"
+    return f"An agent gains {gain:.3g} or more: the best response of agent {agent} is the best one found, and {bound}."
+
+
+def _curved(certificate: Any) -> list[str]:
+    concave = np.asarray(certificate.concave_agents)
+    if concave.all():
+        return []
+    where = " at this profile" if certificate.local else ""
+    return [
+        f"The utilities of {int((~concave).sum())} agents are not concave{where}, the first of them agent "
+        f"{int(np.argmin(concave))}: their gap is infinite."
+    ]
 
 
 def _only_one(certificate: Any) -> str:
     c = float(certificate.monotonicity)
+    by = " numerically (Lanczos, wrong with probability 1e-12)" if certificate.numerical else ""
     if certificate.unique:
         if c == np.inf:
             return "The equilibrium is unique: with one group there is one mixture."
         weights = np.asarray(certificate.weights)
         if weights.max() == weights.min():
-            proof = f"the game map is strongly monotone, constant {c:.3g}"
-        else:
-            proof = (
-                f"with Rosen's weights between {weights.min():.3g} and {weights.max():.3g} the game map is strongly monotone "
-                f"(as it is, its smallest eigenvalue is {c:.3g})"
-            )
-        return f"The equilibrium is unique{_by(certificate)}: {proof}."
+            return f"The equilibrium is unique{by}: the game map is strongly monotone with constant {c:.3g}."
+        span = f"between {weights.min():.3g} and {weights.max():.3g}"
+        return (
+            f"The equilibrium is unique{by}: with Rosen's weights, {span}, the game map is strongly monotone, which it is "
+            f"not without them (smallest eigenvalue {c:.3g})."
+        )
     if certificate.local:
         return (
-            f"Uniqueness is not proved: the utilities are not quadratic, and the constants (smallest eigenvalue {c:.3g}) hold at this "
-            "profile only; constants for the whole simplex can be given as monotonicity and lipschitz."
+            f"Uniqueness is not proved: the utilities are not quadratic, and the smallest eigenvalue {c:.3g} of the "
+            "game map's Jacobian holds at this profile only; constants for the whole simplex can be given as "
+            "monotonicity and lipschitz."
         )
     return (
-        f"Uniqueness is not proved{_by(certificate)}: the smallest eigenvalue of the game map's Jacobian is {c:.3g}, and no weights that "
-        "were tried make it positive; probe(game) looks for other equilibria."
+        f"Uniqueness is not proved{by}: the smallest eigenvalue of the game map's Jacobian is {c:.3g}, and no weights "
+        "that were tried make it positive; probe(game) looks for other equilibria."
     )
 
 
-def _by(certificate: Any) -> str:
-    return " numerically (Lanczos, wrong with probability 1e-12)" if certificate.numerical else ""
-
-
-def _how_far(certificate: Any) -> str:
-    distance = float(certificate.distance)
-    return f"The profile is within {distance:.3g} of it." if np.isfinite(distance) and certificate.unique else ""
-
-
-def count(probe: Any) -> str:
+def enumerate_found(probe: Any) -> str:
     """The message of a probe."""
-    found, equilibria = len(probe.counts), int(np.asarray(probe.equilibria).sum())
-    text = f"{equilibria} distinct {'equilibrium' if equilibria == 1 else 'equilibria'} from {probe.runs} runs"
-    verdicts = np.asarray(probe.stability)[np.asarray(probe.equilibria)]
+    equilibria = np.asarray(probe.equilibria)
+    count, others = int(equilibria.sum()), int((~equilibria).sum())
+    verdicts = np.asarray(probe.stability)[equilibria]
     words = {1: "stable", -1: "unstable", 0: "undetermined"}
-    text += f" ({', '.join(f'{(verdicts == v).sum()} {word}' for v, word in words.items() if (verdicts == v).any())})." if equilibria else "."
-    if found > equilibria:
-        text += f" {found - equilibria} more stationary profiles are no equilibria: an agent has a better response."
+    kinds = ", ".join(f"{(verdicts == v).sum()} {word}" for v, word in words.items() if (verdicts == v).any())
+    found = f"{count} distinct equilibri{'um' if count == 1 else 'a'} from {probe.runs} runs"
+    parts = [f"{found} ({kinds})." if kinds else f"{found}."]
+    if others:
+        parts.append(f"{others} more stationary profiles are no equilibria: an agent has a better response.")
     if probe.failed:
-        text += f" {probe.failed} runs did not converge; try another solver."
-    if equilibria > 1 and equilibria == probe.runs - probe.failed:
-        text += " No two runs agree: the equilibria may form a continuum."
-    return text + " Others may exist; only certify(game, profile).unique proves that there is one."
+        parts.append(f"{probe.failed} runs did not converge; try another solver.")
+    if count > 1 and count == probe.runs - probe.failed:
+        parts.append("No two runs agree: the equilibria may form a continuum.")
+    parts.append("Others may exist; only certify(game, profile).unique proves that there is one.")
+    return " ".join(parts)

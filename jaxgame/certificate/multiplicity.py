@@ -1,4 +1,4 @@
-"""probe(): how many equilibria a game shows from many starts, and which of them agents would stay at."""
+"""probe(): how many equilibria a game shows from many starts, and at which of them agents would stay."""
 
 from __future__ import annotations
 
@@ -21,19 +21,21 @@ from jaxgame.solvers.scale import Scale, measure
 
 STABLE, UNDETERMINED, UNSTABLE = 1, 0, -1
 SETTLING = 4_000_000_000  # numbers that gradient steps from all starts go through, at most
-SIDE_BY_SIDE = 4_000_000  # numbers of profiles that are solved in one go
-LINEAR_LIMIT = 2000  # n·D up to which stability is asked for: eigenvalues of a nonsymmetric matrix of that size
+SIDE_BY_SIDE = 4_000_000  # numbers in the profiles that are solved for in one go
+LINEAR_LIMIT = 2000  # n·D up to which stability is judged: eigenvalues of a nonsymmetric matrix of that size
 
 
 @pytree()
 class Probe:
     """The distinct stationary profiles that were found, those found most often first; a pytree of arrays.
 
-    profiles (k, n, D); representations (k, D); counts (k,): runs that led there; residuals (k,); gaps and exploitability (k,):
-    largest over the agents, in units of utility; equilibria (k,) bool: no agent has a better response (always so where utilities
-    are concave). stability (k,): 1 stable, −1 unstable, 0 undetermined under the projected dynamics ẇ = Π_T(−F(w)); growth (k,):
-    largest real part of the dynamics' eigenvalues on the face of the profile, −∞ where that is a vertex, NaN where not computed.
-    runs: solves that were made; failed: how many of them did not converge.
+    profiles (k, n, D); representations (k, D); counts (k,): runs that led there; residuals (k,).
+    gaps, exploitability (k,): the largest over the agents, in units of utility.
+    equilibria (k,) bool: no agent has a better response; always so where utilities are concave.
+    stability (k,): under the projected dynamics ẇ = Π_T(−F(w)): 1 stable, −1 unstable, 0 undetermined.
+    growth (k,): largest real part of the eigenvalues of these dynamics on the face of the profile; −∞ where that is a
+    vertex, NaN where it was not computed.
+    runs: how many solves were made; failed: how many of them did not converge.
     """
 
     profiles: Array
@@ -51,41 +53,41 @@ class Probe:
     @property
     def message(self) -> str:
         """What was found, in sentences."""
-        from jaxgame.certificate.message import count
+        from jaxgame.certificate.message import enumerate_found
 
-        return count(self)
+        return enumerate_found(self)
 
 
 def probe(game: Any, *, starts: int = 32, seed: int = 0, solver: Any = None, tolerance: float | None = None) -> Probe:
     """Solve a game from several starts and tell the equilibria apart.
 
-    starts: the uniform profile, everyone near one group, then random profiles near vertices and Dirichlet draws in turn (`seed`).
+    starts: the uniform profile, everyone near one group, then by turns random profiles near vertices and Dirichlet
+    draws (`seed`).
     solver: as in `solve`. Without one every start is solved from twice: as it is, where Newton's method finds unstable
     equilibria, too, and after agents have followed their marginal utilities for a while, which leads to stable ones.
-    tolerance: profiles that differ nowhere by more count as one; default eps^0.4, 5e-7 in float64 and 2e-3 in float32.
+    tolerance: profiles that differ nowhere by more are one; default eps^0.4, 5e-7 in float64 and 2e-3 in float32.
 
-    What was not found may exist: only `certify(...).unique` proves that there is one equilibrium. Not under jit or vmap.
-    Raises ValueError for starts or a tolerance that make no sense.
+    What was not found may exist: only `certify(…).unique` proves that there is one equilibrium. Not under jit or vmap.
+    Raises ValueError for a number of starts or a tolerance that makes no sense.
     """
     if isinstance(starts, bool) or not isinstance(starts, (int, np.integer)) or starts < 1:
         raise ValueError(f"starts is {starts!r}, expected an integer ≥ 1")
     dtype = dtype_of(game)
-    if tolerance is None:
-        tolerance = float(jnp.finfo(dtype).eps) ** 0.4
-    elif not 0 < float(tolerance) < 1:
+    apart = float(jnp.finfo(dtype).eps) ** 0.4 if tolerance is None else float(tolerance)
+    if not 0 < apart < 1:
         raise ValueError(f"tolerance is {tolerance}, expected a number between 0 and 1")
-    first = jnp.asarray(initial_profiles(game.n_agents, game.n_groups, starts, seed), dtype)
+    first = jnp.asarray(initial_profiles(game.n_agents, game.n_groups, int(starts), seed), dtype)
     scale = measure(game, dtype)
     found = _solve_all(game, solver, first)
     if solver is None:
         steps = int(np.clip(SETTLING // first.size, 100, 2000))
         settled = jax.vmap(lambda start: _settled(game, start, scale, steps))(first)
-        # Newton's method on the profile stays at an equilibrium that it starts at; the one on the aggregate may leave it.
+        # Newton's method on the profile stays at an equilibrium; the one on the aggregate may leave an unstable one.
         more = _solve_all(game, Newton() if isinstance(default_solver(game), Newton) else None, settled)
         found = jax.tree.map(lambda *leaves: jnp.concatenate(leaves), found, more)
     converged = np.flatnonzero(np.asarray(found.converged))
-    kept, counts = _distinct(np.asarray(found.profile), np.asarray(found.residual), converged, float(tolerance))
-    judged = [_judge(game, found.profile[k], scale, float(tolerance)) for k in kept]
+    kept, counts = _distinct(np.asarray(found.profile), np.asarray(found.residual), converged, apart)
+    judged = [_judge(game, found.profile[k], scale, apart) for k in kept]
 
     def column(position: int, kind: Any = dtype) -> Array:
         return jnp.asarray([row[position] for row in judged], kind)
@@ -136,16 +138,26 @@ def _settled(game: Any, start: Array, scale: Scale, steps: int) -> Array:
 
 
 def _solve_all(game: Any, solver: Any, starts: Array) -> Any:
-    def one(start: Array) -> Any:
-        return solve(game, solver, init=start)
+    def one(start: Array) -> dict[str, Array]:
+        found = solve(game, solver, init=start)
+        return dict(profile=found.profile, residual=found.residual, converged=found.converged)
 
     if starts.size <= SIDE_BY_SIDE:
-        return jax.vmap(one)(starts)
-    return jax.tree.map(lambda *leaves: jnp.stack(leaves), *[one(start) for start in starts])
+        return _Found(**jax.vmap(one)(starts))
+    return _Found(**jax.tree.map(lambda *leaves: jnp.stack(leaves), *[one(start) for start in starts]))
 
 
-def _distinct(profiles: np.ndarray, residuals: np.ndarray, among: np.ndarray, tolerance: float) -> tuple[list[int], list[int]]:
-    """Indices of profiles further than `tolerance` apart, the most accurate of each cluster, and the sizes of the clusters."""
+@pytree()
+class _Found:
+    profile: Array
+    residual: Array
+    converged: Array
+
+
+def _distinct(
+    profiles: np.ndarray, residuals: np.ndarray, among: np.ndarray, tolerance: float
+) -> tuple[list[int], list[int]]:
+    """Indices of profiles more than `tolerance` apart, the most accurate of each cluster, and the clusters' sizes."""
     kept: list[int] = []
     counts: list[int] = []
     for k in sorted(among, key=lambda k: residuals[k]):
@@ -163,17 +175,16 @@ def _judge(game: Any, profile: Array, scale: Scale, tolerance: float) -> tuple[f
     """gap, exploitability, whether that is an equilibrium, growth and stability of one profile."""
     marginals = game.marginals(profile)
     concave = concave_agents(game, profile)
-    gain, _ = exploitability(game, profile, marginals, concave)
     gap = float(gaps(game, profile, marginals, concave).max())
-    gain = min(float(gain.max()), gap)
+    gain = min(float(exploitability(game, profile, marginals, concave)[0].max()), gap)
     return gap, gain, gain <= tolerance * float(scale.sigma), *stability(game, profile, marginals, scale, tolerance)
 
 
 def stability(game: Any, profile: Array, marginals: Array, scale: Scale, tolerance: float) -> tuple[float, int]:
     """Largest real part of the eigenvalues of −J on the tangent of the profile's face, and the verdict.
 
-    At a kink (a group off the support whose multiplier vanishes) the dynamics are not linear: stable where J is positive
-    definite on the larger face, else undetermined.
+    At a kink (a group off the support whose multiplier vanishes) the dynamics are not linear: stable where J is
+    positive definite on the larger face, else undetermined.
     """
     if profile.size > LINEAR_LIMIT:
         return np.nan, UNDETERMINED

@@ -1,7 +1,7 @@
 """Eigenvalues of a block-diagonal matrix plus one of low rank, without the big matrix.
 
-Where agents meet through an aggregate, J = blockdiag(M_i) + U Vᵀ with blocks U_i = L_i and V_i = reach_i I. Its symmetric
-part and JᵀJ are H = blockdiag(A_i) + W C Wᵀ, W with 2d columns. By Haynsworth's inertia formula
+Where agents meet through an aggregate, J = blockdiag(M_i) + U Vᵀ with blocks U_i = L_i and V_i = reach_i I. Its
+symmetric part and JᵀJ are H = blockdiag(A_i) + W C Wᵀ, W with 2d columns. By Haynsworth's inertia formula
 
     #{eigenvalues of H below λ} = #{eigenvalues of the A_i below λ} + #{positive eigenvalues of S(λ)} − d,
     S(λ) = C⁻¹ + Σ_i W_iᵀ (A_i − λ)⁻¹ W_i
@@ -51,7 +51,7 @@ def lowest_eigenvalue(H: Modified) -> tuple[float, float]:
     below = bottom - TOLERANCE  # eigenvalues of the A_i are poles of S
     if passed(below):
         low = bottom - H.coupling - 1e-3
-        found: Any = scipy.optimize.brentq(crossing, low, below, xtol=TOLERANCE / 4, rtol=1e-15)
+        found: Any = scipy.optimize.brentq(crossing, low, below, xtol=TOLERANCE / 4)
         return float(found), 2 * TOLERANCE
     # Interlacing: at most d of the A_i's eigenvalues lie below the first one of H.
     low, high = below, top + TOLERANCE
@@ -95,9 +95,9 @@ class Shared:
 
     def negative_square(self) -> Modified:
         """−JᵀJ, W_i = [M_iᵀ U_i, V_i]."""
-        rank, own = self.rank_size(), -(self.values**2)
+        rank, top, own = self.rank_size(), float(np.abs(self.values).max()), -(self.values**2)
         inverse = _saddle((self.left @ self.left) * self.B.T @ self.B, -1.0)
-        return Modified(own, self._gram(own, self.values), inverse, rank * (2 * float(np.abs(self.values).max()) + rank))
+        return Modified(own, self._gram(own, self.values), inverse, rank * (2 * top + rank))
 
     def _gram(self, own: np.ndarray, factor: np.ndarray | float) -> Callable[[float], np.ndarray]:
         """For W_i = [diag(factor_i) U_i, V_i]."""

@@ -26,7 +26,7 @@ def candidates(affine: AffineMap) -> Iterator[np.ndarray]:
 
 
 def ascent(jacobian: np.ndarray, n: int) -> np.ndarray:
-    """Weights that raise the smallest eigenvalue of the symmetric part of diag(r) J, which is concave in r; J (n·d, n·d).
+    """Weights r that raise the smallest eigenvalue of diag(r) J's symmetric part, which is concave in r; J (n·d, n·d).
 
     Multiplicative subgradient steps from weights that make the traces of the own blocks equal, until it is positive.
     """

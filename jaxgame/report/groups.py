@@ -55,8 +55,8 @@ def draw_map(responses: np.ndarray) -> Map:
 def indistinct(survey: Survey) -> list[tuple[int, int]]:
     """Pairs of groups whose answers the sample cannot tell apart: χ² test of homogeneity over all questions, p > 1 %.
 
-    Counts are scaled to effective sample sizes. Questions count as independent; one respondent's answers are not quite, so
-    a pair just past the threshold is no proof of a difference either.
+    Counts are scaled to effective sample sizes. Questions count as independent; one respondent's answers are not
+    quite, so a pair just past the threshold is no proof of a difference either.
     """
     n_groups = len(survey.groups)
     statistic, freedom = np.zeros((n_groups, n_groups)), np.zeros((n_groups, n_groups))

@@ -54,8 +54,8 @@ def findings(study: Study) -> list[str]:
     if study.alike:
         pairs = [f"{study.survey.groups[d]} from {study.survey.groups[e]}" for d, e in study.alike]
         sentences.append(
-            f"The survey cannot tell {'; '.join(pairs)} (χ² test, p > {INDISTINCT:.0%}): where their fates differ, it is because "
-            "of their shares and of sampling noise, not because they are known to think differently."
+            f"The survey cannot tell {'; '.join(pairs)} (χ² test, p > {INDISTINCT:.0%}): where their fates differ, "
+            "it is for their shares and sampling noise, not because they are known to think differently."
         )
     return [sentence for sentence in sentences if sentence]
 
@@ -72,23 +72,27 @@ def _who_gains(study: Study) -> str:
 def _why(study: Study) -> list[str]:
     if study.critical is None:
         return [f"Critical ratios do not exist here: {study.why_not_critical}."]
-    ratio, groups, critical = study.ratio, study.survey.groups, study.critical
-    whose = (
-        "" if study.options.heterogeneity == 0 else " (of the same population with all agents aligned to the shares)"
-    )
-    out = [d for d in np.argsort(critical) if study.excluded[d] and critical[d] <= ratio]
-    rest = [d for d in np.argsort(critical) if not study.excluded[d] and ratio < critical[d] < math.inf]
+    ratio, order = study.ratio, np.argsort(study.critical)
+
+    def named(d: int) -> str:
+        return f"{study.survey.groups[d]} at {number(critical[d])}{spread(study, d)}"
+
+    critical = study.critical
+    if study.options.heterogeneity:
+        gone = [named(d) for d in order if critical[d] <= ratio]
+        if not gone:
+            return [
+                f"Even if all agents were aligned to the population's shares, nobody would fall out before {ratio:.3g}."
+            ]
+        return [f"If all agents were aligned to the population's shares, groups would fall out: {listed(gone)}."]
+    gone = [named(d) for d in order if study.excluded[d] and critical[d] <= ratio]
+    near = [named(d) for d in order if not study.excluded[d] and ratio < critical[d] < math.inf]
     sentences = []
-    if out:
-        falls = listed([f"{groups[d]} at {number(critical[d])}{spread(study, d)}" for d in out])
-        sentences.append(
-            f"Attractiveness over consistency is {ratio:.3g}; past its critical ratio a group is left out: {falls}{whose}."
-        )
-    if rest:
-        nearest = int(rest[0])
-        sentences.append(
-            f"The next to fall out is {groups[nearest]}, at {number(critical[nearest])}{spread(study, nearest)}."
-        )
+    if gone:
+        past = f"Attractiveness over consistency is {ratio:.3g}; past its critical ratio a group is left out"
+        sentences.append(f"{past}: {listed(gone)}.")
+    if near:
+        sentences.append(f"The next to fall out is {near[0]}.")
     return sentences
 
 
@@ -129,6 +133,8 @@ def provenance(study: Study) -> str:
     ]
     if o.heterogeneity:
         settings.append(f"heterogeneity {o.heterogeneity:g}")
+    if o.precision != "float64":
+        settings.append(o.precision)
     source = survey.source or survey.name
     return f"{source}; {people}, {weighting}. {', '.join(settings)}; seed {o.seed}."
 

@@ -14,10 +14,11 @@ from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
-from jax import Array, lax
+from jax import Array
 from jax.scipy.linalg import lu_factor, lu_solve
 from jax.scipy.sparse.linalg import gmres
 
+from jaxgame import linalg
 from jaxgame.games.affine import AffineMap, Aggregate
 
 DENSE_LIMIT = 4096  # n·D up to which a dense LU (at most 4097² × 8 B = 134 MB, about a second) beats Krylov iterations
@@ -40,19 +41,19 @@ def _aggregative(affine: AffineMap, others: Aggregate, theta: Array, face: Array
     n_groups = theta.shape[1]
     identity = jnp.eye(n_groups, dtype=theta.dtype)
     if affine.own.is_diagonal and others.B is not None:
-        inverse = jnp.where(face, 1 / (affine.own.diagonal + theta), 0)
-        weight = (others.reach * others.sensitivity)[:, None] * inverse
-        shared = jnp.diag(weight.sum(0)) - (weight / inverse.sum(1, keepdims=True)).T @ inverse
+        slopes = jnp.where(face, 1 / (affine.own.diagonal + theta), 0)
+        weight = (others.reach * others.sensitivity)[:, None] * slopes
+        shared = jnp.diag(weight.sum(0)) - (weight / slopes.sum(1, keepdims=True)).T @ slopes
         reduced = identity + shared @ others.B
     else:
         zero = jnp.zeros(theta.shape[0], theta.dtype)
         response = jax.vmap(lambda columns: own(columns, zero)[0], in_axes=2, out_axes=2)(others.columns())
         reduced = identity + jnp.tensordot(others.reach, response, 1)
-    factor = lu_factor(reduced)
+    inverse = linalg.inverse(reduced)
 
     def solve(rhs: Array, total: Array) -> tuple[Array, Array]:
         alone, _ = own(rhs, total)
-        aggregate = lu_solve(factor, others.reach @ alone)
+        aggregate = inverse @ (others.reach @ alone)
         return own(rhs - others.spread(aggregate), total)
 
     return solve
@@ -81,7 +82,7 @@ def _own_dense(affine: AffineMap, theta: Array, face: Array) -> Solve:
     both = face[:, :, None] & face[:, None, :]
     eye = jnp.eye(n_groups, dtype=theta.dtype)[None]
     blocks = jnp.where(both, matrices + scale, 0) + eye * jnp.where(face, theta, 1)[:, :, None]
-    inverse = jnp.where(both, _inverse(blocks), 0)
+    inverse = jnp.where(both, linalg.inverse_positive(blocks), 0)
     right, left = inverse.sum(2), inverse.sum(1)
     mass = right.sum(1)
 
@@ -91,25 +92,6 @@ def _own_dense(affine: AffineMap, theta: Array, face: Array) -> Solve:
         return x, mu - scale[:, 0, 0] * total
 
     return own
-
-
-def _inverse(matrices: Array) -> Array:
-    """Inverses of (n, D, D) matrices with a positive definite symmetric part, by Gauss–Jordan sweeps without pivoting.
-
-    One vectorised loop over D: ten times faster on a CPU than batched LU, which calls LAPACK once a matrix.
-    """
-    n_groups = matrices.shape[-1]
-
-    def sweep(k: Array, a: Array) -> Array:
-        here = jnp.arange(n_groups) == k
-        row = lax.dynamic_index_in_dim(a, k, 1)
-        pivot = 1 / lax.dynamic_index_in_dim(row, k, 2)
-        row = jnp.where(here[None, None, :], 1, row) * pivot
-        rest = jnp.where(here[None, :, None], 0, lax.dynamic_index_in_dim(a, k, 2))
-        kept = jnp.where(here[None, None, :], 0, a)
-        return jnp.where(here[None, :, None], row, kept - rest * row)
-
-    return lax.fori_loop(0, n_groups, sweep, matrices)
 
 
 def _dense(affine: AffineMap, theta: Array, face: Array) -> Solve:

@@ -34,7 +34,7 @@ def draw(study: Study) -> Figure:
 
 
 def _draw(study: Study) -> Figure:
-    figure = new(3.0)
+    figure = new(3.2)
     axes = figure.subplots()
     tol = float(study.equilibrium.tol)
     for k, curve in enumerate(study.curves):
@@ -61,7 +61,7 @@ def _draw(study: Study) -> Figure:
     axes.set_ylabel("natural residual")
     axes.grid(color="#EEEEEE", lw=0.6)
     axes.set_xlim(1, None)
-    axes.legend(loc="upper center", bbox_to_anchor=(0.45, -0.21), ncols=2, columnspacing=1.2, handlelength=2.8)
+    axes.legend(loc="upper center", bbox_to_anchor=(0.45, -0.25), ncols=2, columnspacing=1.2, handlelength=2.8)
     stopped = [f"{math.ceil(curve.evaluations[-1]):,}" for curve in study.curves if not curve.converged]
     stop = (
         f"* Stopped short of the tolerance, after {' or '.join(sorted(set(stopped)))} evaluations. " if stopped else ""

@@ -38,11 +38,8 @@ def _draw(study: Study) -> Figure:
         axes.tick_params(axis="y", length=0)
         axes.set_axisbelow(True)
         axes.grid(axis="x", color="#EEEEEE", lw=0.6)
-    whose = (
-        " Critical ratios: the same population with all agents aligned to the shares."
-        if study.options.heterogeneity
-        else ""
-    )
+    alike = "Critical ratios: the same population, but all agents aligned to its shares."
+    whose = f" {alike}" if study.options.heterogeneity else ""
     return finish(figure, _title(study), f"{uncertainty(study)}{whose} {provenance(study)}")
 
 
@@ -51,7 +48,8 @@ def _title(study: Study) -> str:
     if study.critical is None:
         return "What it would take to let each group in"
     near = [d for d in np.argsort(study.critical) if not study.excluded[d] and np.isfinite(study.critical[d])]
-    near = [d for d in near if study.critical[d] > study.ratio][:1]
+    # With different targets the critical ratios are those of another population.
+    near = [] if study.options.heterogeneity else [d for d in near if study.critical[d] > study.ratio][:1]
     after = f"; {groups[near[0]]} is next, at {number(study.critical[near[0]])}" if near else ""
     out = [groups[d] for d in np.flatnonzero(study.excluded)]
     return f"α/γ = {study.ratio:.3g} leaves out {listed(out) if out else 'no group'}{after}"
@@ -71,12 +69,13 @@ def _critical(axes: Axes, study: Study, critical: np.ndarray) -> None:
     axes.scatter(critical[within], rows[within], c=colours[within], s=20, zorder=3)
     for d in np.flatnonzero(~np.isfinite(critical)):
         axes.plot(edge, d, ">", color=BLUE, ms=4.5, clip_on=False)
-        axes.text(edge / 1.15, d, "never", color=BLUE, ha="right", va="center", fontsize=6)
+        # left of the draws in which it does fall out
+        axes.text(min(edge / 1.15, low[d] / 1.08), d, "never", color=BLUE, ha="right", va="center", fontsize=6)
     for d in np.flatnonzero(critical == 0):
         axes.text(first * 1.12, d, "from the start", color=VERMILLION, ha="left", va="center", fontsize=6)
     axes.set_xscale("log")
     axes.set_xlim(first, edge)
-    axes.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+    axes.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5) if edge < 200 * first else (1,)))
     axes.xaxis.set_major_formatter(FuncFormatter(lambda x, _: f"{x:g}"))
     axes.xaxis.set_minor_formatter(NullFormatter())
     if study.ratio > 0:
@@ -106,10 +105,11 @@ def _price(axes: Axes, study: Study) -> None:
             text = f" {number(study.price[d])}"
             axes.text(max(high[d], study.price[d]), d, text, va="center", ha="left", fontsize=6, color=VERMILLION)
         axes.set_xlim(0, 1.45 * max(high[out].max(), study.price[out].max()))
+        axes.xaxis.set_major_locator(MaxNLocator(2, min_n_ticks=2))
     else:
         axes.set_xlim(0, 1)
+        axes.set_xticks([0])
     for d in np.flatnonzero(~out):
         axes.text(0.03, d, "represented", transform=axes.get_yaxis_transform(), va="center", fontsize=6, color=BLUE)
-    axes.xaxis.set_major_locator(MaxNLocator(2, min_n_ticks=2))
     axes.xaxis.set_major_formatter(FuncFormatter(lambda x, _: f"{x:g}"))
     axes.set_xlabel("price of inclusion\n(utility a unit)")

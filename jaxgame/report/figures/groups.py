@@ -34,7 +34,11 @@ def draw(study: Study) -> Figure:
 def _draw(study: Study) -> Figure:
     positions, out = study.map.positions, study.excluded
     shares, shown = np.asarray(study.survey.shares, float), np.asarray(study.equilibrium.representation, float)
-    figure = new(3.3)
+    span = np.ptp(positions, axis=0).max() or 1.0
+    half = max(np.ptp(positions[:, 1]) / 2 + 0.2 * span, 0.3 * span)
+    wide = np.ptp(positions[:, 0]) + 0.36 * span
+    title = _title(study)
+    figure = new(1.45 + 0.14 * (len(title) // 52) + 3.25 * 2 * half / wide)
     axes = figure.subplots()
     for d, cloud in enumerate(np.swapaxes(study.draws.positions, 0, 1)):
         axes.add_patch(_ellipse(cloud, VERMILLION if out[d] else PALE))
@@ -59,11 +63,9 @@ def _draw(study: Study) -> Figure:
     )
     people = shares @ positions
     axes.plot(*people, "+", ms=7, mec="black", mew=1.1, zorder=5)
-    span = np.ptp(positions, axis=0).max()
-    axes.set_aspect("equal")
+    axes.set_aspect("equal", anchor="N")
     axes.set_xlim(positions[:, 0].min() - 0.18 * span, positions[:, 0].max() + 0.18 * span)
     middle = (positions[:, 1].min() + positions[:, 1].max()) / 2
-    half = max(np.ptp(positions[:, 1]) / 2 + 0.2 * span, 0.3 * span)
     axes.set_ylim(middle - half, middle + half)
     axes.set_xticks([])
     axes.set_yticks([])
@@ -78,8 +80,8 @@ def _draw(study: Study) -> Figure:
         columnspacing=0.8,
         handletextpad=0.4,
     )
-    finish(figure, _title(study), f"Size: area in proportion to the share. {provenance(study)}")
-    _label(figure, axes, study)
+    finish(figure, title, f"Size: area in proportion to the share. {provenance(study)}")
+    _label(figure, axes, study, agents)
     return figure
 
 
@@ -129,7 +131,7 @@ def _legend(study: Study) -> list[Line2D]:
     return handles
 
 
-def _label(figure: Figure, axes: Axes, study: Study) -> None:
+def _label(figure: Figure, axes: Axes, study: Study, agents: np.ndarray) -> None:
     """Names beside their bubbles, each at the first place around it where it covers nothing, or the least."""
     canvas = FigureCanvasAgg(figure)
     figure.draw_without_rendering()
@@ -141,6 +143,7 @@ def _label(figure: Figure, axes: Axes, study: Study) -> None:
     places = axes.transData.transform(study.map.positions)
     taken = [_around(place, radius * point) for place, radius in zip(places, radii, strict=True)]
     taken += [_around(axes.transData.transform(shares @ study.map.positions), 4 * point)]
+    taken += [_around(place, 2 * point) for place in axes.transData.transform(np.unique(agents.round(6), axis=0))]
     clouds = [patch.get_window_extent(renderer) for patch in axes.patches]
     frame = axes.get_window_extent(renderer)
     for d in np.argsort(-shares):
@@ -148,7 +151,7 @@ def _label(figure: Figure, axes: Axes, study: Study) -> None:
         best, least = None, np.inf
         for far in (2, 6, 12, 20, 30):
             for angle in np.radians([90, 270, 45, 315, 135, 225, 0, 180]):
-                label = _annotation(axes, name, study.map.positions[d], angle, radii[d] + far)
+                label = _annotation(axes, name, study.map.positions[d], angle, radii[d], far)
                 box = label.get_window_extent(renderer)
                 covered = sum(_overlap(box, other) for other in taken) + 10 * _outside(box, frame)
                 covered += 0.2 * sum(_overlap(box, cloud) for cloud in clouds)
@@ -165,8 +168,9 @@ def _label(figure: Figure, axes: Axes, study: Study) -> None:
         taken.append(best.get_window_extent(renderer))
 
 
-def _annotation(axes: Axes, name: str, place: np.ndarray, angle: float, distance: float) -> Annotation:
+def _annotation(axes: Axes, name: str, place: np.ndarray, angle: float, radius: float, far: float) -> Annotation:
     x, y = np.cos(angle), np.sin(angle)
+    distance = radius + far
     return axes.annotate(
         name,
         (place[0], place[1]),
@@ -176,7 +180,7 @@ def _annotation(axes: Axes, name: str, place: np.ndarray, angle: float, distance
         va="center" if abs(y) < 0.1 else "bottom" if y > 0 else "top",
         fontsize=6,
         linespacing=0.95,
-        arrowprops=dict(arrowstyle="-", lw=0.4, color=GREY, shrinkA=0, shrinkB=0) if distance > 18 else None,
+        arrowprops=dict(arrowstyle="-", lw=0.4, color=GREY, shrinkA=0, shrinkB=0) if far > 8 else None,
         zorder=6,
     )
 

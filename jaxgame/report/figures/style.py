@@ -1,4 +1,4 @@
-"""What all figures share: colours that the colour-blind can tell apart, sizes for one column of a paper, title and source."""
+"""What all figures share: colours that the colour-blind can tell apart, the size of a paper's column, title, source."""
 
 from __future__ import annotations
 
@@ -53,7 +53,7 @@ def new(height: float) -> Figure:
 def finish(figure: Figure, title: str, footnote: str) -> Figure:
     """Put the finding on top, source and options below."""
     heading = textwrap.fill(title, 52)
-    note = "\n".join(textwrap.fill(line, 92) for line in footnote.splitlines())
+    note = textwrap.fill(footnote.replace(" = ", "\u00a0=\u00a0"), 92)
     figure.suptitle(heading, x=0.01, ha="left", fontsize=8, fontweight="bold")
     figure.supxlabel(note, x=0.01, ha="left", fontsize=5, color=GREY, linespacing=1.3)
     return figure

@@ -1,0 +1,74 @@
+"""Files that are written whole or not at all."""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import shutil
+import signal
+import tempfile
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+LAST = "report.json"  # its presence says that the other files belong to it
+
+
+@contextmanager
+def staged(out: Path) -> Iterator[Path]:
+    """A temporary folder inside `out` (made if need be), whose files replace those in `out` at the end, one rename each.
+
+    If the body raises, `out` is left as it was. OSError where `out` cannot be written.
+    """
+    made = [folder for folder in (out, *out.parents) if not folder.exists()]
+    out.mkdir(parents=True, exist_ok=True)
+    folder = Path(tempfile.mkdtemp(prefix=".unfinished-", dir=out))
+    try:
+        yield folder
+        with _uninterrupted():
+            for path in sorted(folder.iterdir(), key=lambda path: path.name == LAST):
+                os.replace(path, out / path.name)
+        made = []
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+        for empty in made:
+            with suppress(OSError):
+                empty.rmdir()
+
+
+@contextmanager
+def _uninterrupted() -> Iterator[None]:
+    """Ctrl-C waits: some new files beside some old ones would be neither study. Only the main thread is ever interrupted."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    caught = []
+    before = signal.signal(signal.SIGINT, lambda *_: caught.append(True))
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, before)
+    if caught:
+        raise KeyboardInterrupt
+
+
+def write_json(path: Path, data: dict[str, Any]) -> None:
+    """Standard JSON: arrays as lists, ∞ and NaN as null."""
+    path.write_text(json.dumps(_plain(data), ensure_ascii=False, indent=1, allow_nan=False) + "\n", encoding="utf-8")
+
+
+def _plain(x: Any) -> Any:
+    if isinstance(x, dict):
+        return {str(key): _plain(value) for key, value in x.items()}
+    if isinstance(x, list | tuple):
+        return [_plain(value) for value in x]
+    if hasattr(x, "tolist"):  # arrays of NumPy and JAX, and their scalars
+        return _plain(np.asarray(x).tolist())
+    if isinstance(x, float) and not math.isfinite(x):
+        return None
+    return x

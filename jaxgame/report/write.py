@@ -1,0 +1,235 @@
+"""What a study and a solve leave behind: report.json, profile.npz, survey.json and the figures.
+
+report.json of a study, version 1. Numbers are those of the run's precision; null stands for ∞ (a group that never falls out, a
+bound that does not exist).
+
+    schema, version       "jaxgame.study", 1
+    jaxgame, versions     of the package, and of Python, JAX and NumPy
+    device, dtype, seed   where and how it was computed
+    options               all of them; `reproduce` is the command that repeats the study from survey.json
+    survey                name, title, source, note, weighted, people, questions, sha256 of survey.json
+    findings              sentences, most important first
+    equilibrium           converged, status, steps, evaluations, residual, gap, tol, message
+    certificate           gap, exploitability, distance, monotonicity, lipschitz, unique, concave, message
+    ratio                 attractiveness / consistency
+    critical_ratios       of: "this population" or "all agents aligned to the population shares"; or why they do not exist
+    groups                for each: people, share, representation, excluded, price_of_inclusion, critical_ratio, and for
+                          each of these its interval over the posterior draws; excluded_in: the share of draws
+    indistinct            pairs of groups that the survey cannot tell apart
+    draws                 number, interval (quantiles), unconverged, with_critical_ratios
+    map                   positions of the groups, share of the variation on each axis
+    solvers               for each: converged, evaluations, residual
+    figures               file name -> title
+    timings               seconds a stage; the only part that differs between two runs of one study
+"""
+
+from __future__ import annotations
+
+import hashlib
+import platform
+import shlex
+import time
+from importlib import metadata
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import jax
+import numpy as np
+
+from jaxgame.report.files import write_json
+from jaxgame.report.text import INTERVAL, findings, interval
+
+if TYPE_CHECKING:
+    from jaxgame.certificate.certify import Certificate
+    from jaxgame.config import StudyOptions
+    from jaxgame.equilibrium import Equilibrium
+    from jaxgame.study import Study
+
+VERSION = 1
+
+
+def write_study(study: Study, folder: Path, started: float) -> None:
+    """All files of a study, into a folder. started: `time.perf_counter()` at the beginning, for the timings."""
+    from jaxgame.report.figures import draw_all  # matplotlib takes a second to import
+
+    study.survey.to_json(folder / "survey.json")
+    np.savez_compressed(folder / "profile.npz", **_arrays(study))
+    begin = time.perf_counter()
+    figures = draw_all(study, folder)
+    end = time.perf_counter()
+    timings = study.timings | {"figures": end - begin, "total": end - started}
+    digest = hashlib.sha256((folder / "survey.json").read_bytes()).hexdigest()
+    write_json(folder / "report.json", _report(study, digest, figures) | {"timings": timings})
+
+
+def write_solution(game_file: Path, names: tuple[str, ...], found: Equilibrium, proof: Certificate, folder: Path) -> None:
+    """report.json ("jaxgame.solve", version 1) and profile.npz of a solved game."""
+    np.savez_compressed(
+        folder / "profile.npz",
+        profile=found.profile,
+        representation=found.representation,
+        signed=found.signed,
+        multipliers=found.multipliers,
+        groups=np.array(names),
+    )
+    shown = np.asarray(found.representation)
+    report = {
+        "schema": "jaxgame.solve",
+        **_origin(str(shown.dtype)),
+        "game": {
+            "file": game_file.name,
+            "sha256": hashlib.sha256(game_file.read_bytes()).hexdigest(),
+            "agents": found.game.n_agents,
+        },
+        "equilibrium": _equilibrium(found),
+        "certificate": _certificate(proof),
+        "groups": [
+            {"group": name, "representation": share, "largest_in_a_mixture": largest}
+            for name, share, largest in zip(names, shown, np.asarray(found.profile).max(0), strict=True)
+        ],
+    }
+    write_json(folder / "report.json", report)
+
+
+def version() -> str:
+    """Of the installed package."""
+    try:
+        return metadata.version("jaxgame")
+    except metadata.PackageNotFoundError:
+        return "unknown (not installed)"
+
+
+def _origin(dtype: str) -> dict[str, Any]:
+    device = jax.devices()[0]
+    return {
+        "version": VERSION,
+        "jaxgame": version(),
+        "versions": {"python": platform.python_version(), "jax": jax.__version__, "numpy": np.__version__},
+        "device": {"platform": device.platform, "kind": device.device_kind},
+        "dtype": dtype,
+    }
+
+
+def _equilibrium(found: Equilibrium) -> dict[str, Any]:
+    names = ("converged", "status", "steps", "evaluations", "residual", "gap", "tol")
+    return {name: getattr(found, name) for name in names} | {"message": found.message}
+
+
+def _certificate(proof: Certificate) -> dict[str, Any]:
+    return {
+        "gap": proof.gap.max(),
+        "exploitability": proof.exploitability.max(),
+        "distance": proof.distance,
+        "monotonicity": proof.monotonicity,
+        "lipschitz": proof.lipschitz,
+        "unique": proof.unique,
+        "concave": proof.concave,
+        "message": proof.message,
+    }
+
+
+def _report(study: Study, digest: str, figures: dict[str, str]) -> dict[str, Any]:
+    survey, draws, options = study.survey, study.draws, study.options
+    of = "all agents aligned to the population shares" if options.heterogeneity else "this population"
+    pairs = [[survey.groups[d], survey.groups[e]] for d, e in study.alike]
+    valid = 0 if draws.critical is None else len(draws.critical)
+    return {
+        "schema": "jaxgame.study",
+        **_origin(options.precision),
+        "seed": options.seed,
+        "options": options.model_dump(),
+        "reproduce": _command(options),
+        "survey": {
+            **{name: getattr(survey, name) for name in ("name", "title", "source", "note", "weighted")},
+            "people": survey.people.sum(),
+            "questions": len(survey.questions),
+            "sha256": digest,
+        },
+        "findings": findings(study),
+        "equilibrium": _equilibrium(study.equilibrium),
+        "certificate": _certificate(study.certificate),
+        "ratio": study.ratio,
+        "critical_ratios": {"of": of} if study.critical is not None else {"missing": study.why_not_critical},
+        "groups": _groups(study),
+        "indistinct": pairs,
+        "draws": {
+            "number": options.draws,
+            "interval": INTERVAL,
+            "unconverged": draws.unconverged,
+            "with_critical_ratios": valid,
+        },
+        "map": {"explained": study.map.explained, "positions": dict(zip(survey.groups, study.map.positions, strict=True))},
+        "solvers": [
+            {
+                "solver": curve.solver,
+                "converged": curve.converged,
+                "evaluations": round(float(curve.evaluations[-1])) if len(curve.evaluations) else 1,
+                "residual": curve.residuals[-1] if len(curve.residuals) else study.equilibrium.residual,
+            }
+            for curve in study.curves
+        ],
+        "figures": {f"{name}{suffix}": title for name, title in figures.items() for suffix in (".png", ".svg")},
+    }
+
+
+def _groups(study: Study) -> list[dict[str, Any]]:
+    draws = study.draws
+    columns: dict[str, tuple[Any, Any]] = {
+        "share": (study.survey.shares, draws.shares),
+        "representation": (study.equilibrium.representation, draws.representation),
+        "price_of_inclusion": (study.price, draws.price),
+    }
+    if study.critical is not None:
+        columns["critical_ratio"] = (study.critical, draws.critical)
+    rows = [
+        {"group": group, "people": people, "excluded": gone, "excluded_in": often}
+        for group, people, gone, often in zip(
+            study.survey.groups, study.survey.people, study.excluded, draws.excluded.mean(0), strict=True
+        )
+    ]
+    for name, (values, drawn) in columns.items():
+        for d, row in enumerate(rows):
+            row[name] = np.asarray(values)[d]
+            if drawn is not None:
+                row[f"{name}_interval"] = np.array(interval(drawn[:, d]))
+    return rows
+
+
+def _command(options: StudyOptions) -> str:
+    """The command that repeats the study from its own survey.json."""
+    from_csv = {"group", "questions", "weight", "groups", "missing"}
+    flags = options.model_dump(exclude=from_csv | {"survey"})
+    words = ["jaxgame", "study", "--survey", "survey.json"]
+    for name, value in flags.items():
+        words += [f"--{name.replace('_', '-')}", str(value)]
+    return shlex.join(words)
+
+
+def _arrays(study: Study) -> dict[str, Any]:
+    found, draws = study.equilibrium, study.draws
+    arrays = dict(
+        groups=np.array(study.survey.groups),
+        profile=found.profile,
+        representation=found.representation,
+        signed=found.signed,
+        multipliers=found.multipliers,
+        shares=study.survey.shares,
+        targets=study.game.targets,
+        kernel=study.game.kernel,
+        appeal=study.game.appeal,
+        excluded=study.excluded,
+        price_of_inclusion=study.price,
+        map=study.map.positions,
+        draws_shares=draws.shares,
+        draws_representation=draws.representation,
+        draws_excluded=draws.excluded,
+        draws_price_of_inclusion=draws.price,
+    )
+    if study.critical is not None:
+        arrays["critical_ratios"] = study.critical
+    if draws.critical is not None:
+        arrays["draws_critical_ratios"] = draws.critical
+    for curve in study.curves:
+        arrays[f"residuals_{curve.solver}"] = curve.residuals
+        arrays[f"evaluations_{curve.solver}"] = curve.evaluations
+    return arrays
