@@ -4,6 +4,7 @@ import json
 import os
 import pathlib
 import platform
+import textwrap
 import time
 from collections.abc import Callable, Sequence
 from importlib import metadata
@@ -60,6 +61,11 @@ def table(header: Sequence[str], rows: Sequence[Sequence[Any]]) -> list[str]:
     """Lines of a markdown table."""
     lines = [header, ["---"] * len(header), *rows]
     return ["| " + " | ".join(str(cell) for cell in line) + " |" for line in lines]
+
+
+def prose(*sentences: str) -> list[str]:
+    """Lines of a paragraph of markdown."""
+    return textwrap.wrap(" ".join(sentences), 118)
 
 
 def write(path: pathlib.Path, text: str) -> None:

@@ -318,69 +318,58 @@ def figure(points: list[dict[str, Any]], stem: pathlib.Path) -> None:
 
 def text(report: dict[str, Any]) -> str:
     points, kappas = report["points"], report["kappas"]
-    lines = [
-        "# Gradient evaluations against the condition number",
-        "",
+    columns = [f"{kappa:g}" for kappa in kappas]
+    lines = ["# Gradient evaluations against the condition number", ""]
+    lines += common.prose(
         f"Written by `benchmarks/first_order.py`. {common.described(report['environment'])}.",
-        "",
+    )
+    lines += [""]
+    lines += common.prose(
         f"Evaluations until the natural residual (theory §1) of the solver's own iterate is {TOL:g}, before any polishing;",
-        f"median of {report['seeds']} random games of {AGENTS} agents and {GROUPS} groups with a known equilibrium, most of whose weights are",
-        f"zero. At most {CAP:.0e} evaluations; where a solver runs out of them or stalls, the worst residual is in brackets, and",
-        "larger κ are not tried (–) after running out. AcceleratedGradient needs a potential. Not counted: the 60 products with",
-        "the Jacobian and its transpose of each of the two power methods that measure the game before the first step.",
-    ]
+        f"median of {report['seeds']} random games of {AGENTS} agents and {GROUPS} groups with a known equilibrium, most of",
+        f"whose weights are zero. At most {CAP:.0e} evaluations; where a solver runs out of them or stalls, the worst best",
+        "residual is in brackets, and after running out larger κ are not tried (–). AcceleratedGradient needs a potential.",
+        "Not counted: the Jacobian products of the power methods that measure the game before the first step.",
+    )
     for kind in KINDS:
-        lines += ["", f"## {kind.capitalize()} games", ""]
         rows = []
         for name in SOLVERS:
             mine = {p["kappa"]: p for p in points if p["kind"] == kind and p["solver"] == name}
             if mine:
                 rows.append([name, *(describe(mine[kappa]).replace("not tried", "–") for kappa in kappas)])
-        lines += common.table(["κ", *(f"{kappa:g}" for kappa in kappas)], rows)
-    lines += [
-        "",
-        "## Exponent of κ",
-        "",
-        "Fitted from κ = 10 on, where three points are reached, and theory's (§6).",
-        "",
+        lines += ["", f"## {kind.capitalize()} games", "", *common.table(["κ", *columns], rows)]
+    rows = [
+        [f["kind"], f["solver"], f"{f['fitted']:.2f}", "" if f["theory"] is None else f"{f['theory']:g}"]
+        for f in report["slopes"]
     ]
-    lines += common.table(
-        ["games", "solver", "fitted", "theory"],
-        [
-            [f["kind"], f["solver"], f"{f['fitted']:.2f}", "" if f["theory"] is None else f"{f['theory']:g}"]
-            for f in report["slopes"]
-        ],
+    lines += ["", "## Exponent of κ", ""]
+    lines += ["Fitted from κ = 10 on, where three points are reached, and theory's (§6).", ""]
+    lines += common.table(["games", "solver", "fitted", "theory"], rows)
+    lines += ["", f"## Random games like theory's example, κ = {REFERENCE_KAPPA}", ""]
+    lines += common.prose(
+        "Rotational games of the size and condition number of theory's example, but other games and, for projected",
+        "gradient, other steps (co-coercivity as measured, not c/L²). The range over seeds. Last column: calls of",
+        "`marginals` counted on the host during one solve of the first game (at most 2000 steps), beside what",
+        "`Equilibrium.evaluations` reports.",
     )
-    lines += [
-        "",
-        f"## Random games like theory's example, κ = {REFERENCE_KAPPA}",
-        "",
-        "Rotational games of the size and condition number of theory's example, but other games and, for projected gradient,",
-        "other steps (co-coercivity as measured, not c/L²). The range over seeds. Last column: calls of `marginals` counted on",
-        "the host during one solve of the first game (at most 2000 steps), beside what `Equilibrium.evaluations` reports.",
-        "",
-    ]
     rows = []
     for row in report["reference"]:
         counter = row["counter"]
         cells = [spread(row["boundary"]), spread(row["interior"]), f"{counter['calls']} / {counter['reported']}"]
         rows.append([row["solver"], row["theory_example"] or "", *cells])
-    lines += common.table(["solver", "theory's example", "boundary", "interior", "calls / reported"], rows)
-    lines += [
-        "",
-        "## Newton-type solvers: steps, a factorisation each",
-        "",
-        "Steps to rounding; the largest error of a weight in brackets. AggregativeNewton treats mean fields only, so its games",
-        "are others: own curvature with condition number κ (potential), or a coupling that rotates with norm κ; there the",
-        "natural residual is in brackets.",
-        "",
-    ]
+    lines += ["", *common.table(["solver", "theory's example", "boundary", "interior", "calls / reported"], rows)]
+    lines += ["", "## Newton-type solvers: steps, a factorisation each", ""]
+    lines += common.prose(
+        "Steps to rounding; the largest error of a weight in brackets. AggregativeNewton treats mean fields only, so its",
+        "games are others: own curvature with condition number κ (potential), or a coupling that rotates with norm κ;",
+        "there the natural residual is in brackets.",
+    )
     groups = dict.fromkeys((row["solver"], row["kind"]) for row in report["newton"])
     rows = []
     for solver, kind in groups:
         mine = {row["kappa"]: row for row in report["newton"] if (row["solver"], row["kind"]) == (solver, kind)}
         rows.append([f"{solver}, {kind}", *(f"{mine[k]['steps']} ({mine[k]['error']:.0e})" for k in kappas)])
-    lines += common.table(["κ", *(f"{kappa:g}" for kappa in kappas)], rows)
+    lines += ["", *common.table(["κ", *columns], rows)]
     return "\n".join(lines) + "\n"
 
 

@@ -410,17 +410,19 @@ def label(case: dict[str, Any]) -> str:
 
 def text(report: dict[str, Any]) -> str:
     cases = report["cases"]
-    lines = [
-        "# The quadratic simplex game: jaxgame and its peers",
-        "",
-        f"Written by `benchmarks/peers.py`, which says what is compared. {common.described(report['environment'])}.",
-        "",
-        f"Medians of warm calls by turns in one process. Success: natural residual (unit step) ≤ {TARGET:g}, checked by numpy.",
-        f"Failures with the residual reached and the time spent; at most {report['timeout']:g} s a run. Ratio: best successful peer /",
-        "`jg.solve(game)`, in brackets / `jax.jit(jg.solve)(game)`. Sweep: one read and write of the profile into a fresh array.",
-        "First call: compilation included; brackets where a game of the same shape was solved before, so that nothing is compiled.",
-        "",
-    ]
+    lines = ["# The quadratic simplex game: jaxgame and its peers", ""]
+    lines += common.prose(
+        "Written by `benchmarks/peers.py`, which says what is compared.", common.described(report["environment"]) + "."
+    )
+    lines += [""]
+    lines += common.prose(
+        f"Medians of warm calls by turns in one process. Success: natural residual (unit step) ≤ {TARGET:g}, checked by",
+        f"numpy. Failures with the residual reached and the time spent; about {report['timeout']:g} s at most. Ratio: best",
+        "successful peer / `jg.solve(game)`, in brackets / `jax.jit(jg.solve)(game)`. Sweep: one read and write of the",
+        "profile into a fresh array. First call: with compilation; in brackets where a game of the same shape was solved",
+        "before, so that nothing is compiled.",
+    )
+    lines += [""]
     rows = []
     for case in cases:
         ours = case["results"]["jaxgame"]

@@ -3,7 +3,9 @@
 from jaxgame import simplex, surveys
 from jaxgame.certificate.certify import Certificate, certify
 from jaxgame.certificate.multiplicity import Probe, probe
+from jaxgame.closed_form import closed_form
 from jaxgame.equilibrium import Equilibrium, solve
+from jaxgame.exclusion import critical_ratios, excluded, inclusion_price, under_represented
 from jaxgame.games import (
     AlignmentGame,
     ConcaveGame,
@@ -51,7 +53,12 @@ __all__ = [
     "Solver",
     "certify",
     "probe",
+    "closed_form",
+    "critical_ratios",
+    "excluded",
+    "inclusion_price",
     "simplex",
     "solve",
     "surveys",
+    "under_represented",
 ]

@@ -28,7 +28,7 @@ from jaxgame.games import dtype_of, is_quadratic, representation
 from jaxgame.games.affine import AffineMap, Aggregate, Blocks, Edges, Full
 from jaxgame.solvers import kkt
 from jaxgame.solvers.loop import CONVERGED, NONFINITE, STALLED
-from jaxgame.solvers.scale import lipschitz_bound, measure
+from jaxgame.solvers.scale import measure
 
 PIVOTED = 1024  # n·D up to which a mean field is solved by one LU with pivoting: for any definiteness, in milliseconds
 
@@ -142,7 +142,10 @@ def stationary(affine: AffineMap, face: Array) -> tuple[Array, Array]:
 
     Entries may be negative. One refinement removes the rounding of the elimination.
     """
-    size = lipschitz_bound(affine)
+    # How a generic direction is stretched by J and by its inverse tells the condition, up to bad luck of measure zero.
+    quasirandom = jnp.modf(jnp.arange(face.size, dtype=affine.linear.dtype) * 0.6180339887498949)[0]
+    generic = simplex.project_face(quasirandom.reshape(face.shape), face)
+    size = jnp.abs(simplex.project_face(affine.apply(generic), face)).max()
     unit = affine.scaled(1 / jnp.where(size > 0, size, 1))
     if isinstance(unit.others, Aggregate) and face.size <= PIVOTED:
         unit = AffineMap(unit.linear, unit.own, Full(jnp.swapaxes(unit.others.dense(*face.shape), 1, 2)))
@@ -154,12 +157,10 @@ def stationary(affine: AffineMap, face: Array) -> tuple[Array, Array]:
 
     x, _ = solve(simplex.project_face(unit.linear, face), total)
     x = x + solve(left(x), total - x.sum(1))[0]
-    # The answer to a generic right-hand side is as long as the inverse is large, up to bad luck of measure zero.
+    stretched, _ = solve(generic, jnp.zeros_like(total))
     eps = jnp.finfo(x.dtype).eps
-    generic = jnp.modf(jnp.arange(face.size, dtype=x.dtype) * 0.6180339887498949)[0].reshape(face.shape)
-    answer, _ = solve(simplex.project_face(generic, face), jnp.zeros_like(total))
     solved = jnp.abs(left(x)).max() < jnp.sqrt(eps) * (1 + jnp.abs(x).max())
-    return x, ~(solved & (jnp.abs(answer).max() < 0.01 / eps))
+    return x, ~(solved & (jnp.abs(stretched).max() < 0.01 / eps))
 
 
 def one_agent(matrix: Array, linear: Array) -> AffineMap:

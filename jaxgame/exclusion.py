@@ -244,8 +244,8 @@ def _raise(game: AlignmentGame, found: _Critical) -> None:
     if not found.definite:
         raise ValueError(
             f"critical_ratios: the population's common problem has a curvature of {float(found.curvature):.3g} "
-            "consistency on the tangent space, expected a positive one: diversity is too negative, or the kernel cannot "
-            "tell some groups apart"
+            "consistency on the tangent space, expected a positive one; diversity is too negative, or the kernel "
+            "cannot tell some groups apart"
         )
 
 

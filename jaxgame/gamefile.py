@@ -6,20 +6,20 @@ Two forms, one set of names: those of the constructors `AlignmentGame` and `Quad
 * `game.npz`: the same names as arrays; what is a table in TOML has a dot in its name (`coupling.B`). Texts and truth
   values are arrays with one element. Pickled objects are refused.
 
-    kind = "alignment"            # targets (n, D), kernel (D, D), appeal (n, D) or (D,)
-    targets = "targets.csv"       # optional: attractiveness, consistency, diversity, diversity_form, consistency_metric,
-    kernel = [[1, 0.2], [0.2, 1]] #           spread, reach, and a network: [coupling] weights or edges
+    kind = "alignment"             # targets (n, D), kernel (D, D), appeal (n, D) or (D,); optional attractiveness,
+    targets = "targets.csv"        # consistency, diversity, diversity_form, consistency_metric, spread, reach, and a
+    kernel = [[1, 0.2], [0.2, 1]]  # network: [coupling] with weights (n, n) or edges
     appeal = [0.3, 0.1]
 
-    kind = "quadratic"            # linear (n, D), and
-    linear = "linear.npy"         # curvature: a number, (n,), (D, D) or (n, D, D); or a table:
-    curvature = 1.0               #   [curvature] diagonal (D,) or (n, D);   [curvature] scale (n,) and matrix (D, D)
+    kind = "quadratic"             # linear (n, D), and
+    linear = "linear.npy"          # curvature: a number, (n,), (D, D) or (n, D, D); or a table:
+    curvature = 1.0                # [curvature] with diagonal (D,) or (n, D), or with scale (n,) and matrix (D, D)
     [coupling]
-    kind = "mean-field"           # B (D, D); optional sensitivity, reach, atomic, include_self
-    B = [[0.5, 0], [0, 0.5]]      # or "network": weights (n, n) or edges, optional B; or "dense": B (n, n, D, D)
+    kind = "mean-field"            # B (D, D); optional sensitivity, reach, atomic, include_self
+    B = [[0.5, 0], [0, 0.5]]       # or "network": weights (n, n) or edges, optional B; or "dense": B (n, n, D, D)
 
-`edges` is (m, 3), a row i, j, weight for "i meets j", for networks too large for an (n, n) matrix. `groups`, a list of D
-names, is optional everywhere. Precision is that of the arrays; inline numbers and CSV files are float64.
+`edges` is (m, 3), a row i, j, weight for "i meets j", for networks too large for an (n, n) matrix. `groups`, a list of
+D names, is optional everywhere. Precision is that of the arrays; inline numbers and CSV files are float64.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ import tomllib
 import zipfile
 import zlib
 from pathlib import Path
-from typing import Any, BinaryIO, NoReturn
+from typing import IO, Any, NoReturn
 
 import jax.numpy as jnp
 import numpy as np
@@ -93,7 +93,7 @@ def _quadratic(top: _Table) -> QuadraticGame:
     table = top.table("coupling")
     kind = table.text("kind", ("mean-field", "network", "dense"))
     if kind == "mean-field":
-        options = {name: table.numbers(name) for name in ("sensitivity", "reach") if name in table}
+        options: dict[str, Any] = {name: table.numbers(name) for name in ("sensitivity", "reach") if name in table}
         options |= {name: table.truth(name) for name in ("atomic", "include_self") if name in table}
         coupling = MeanField(table.numbers("B"), **options)
     elif kind == "network":
@@ -192,7 +192,7 @@ class _Budget:
         self.left -= size
         if self.left < 0:
             raise ValueError(
-                f"{where}: its arrays take more than the limit of {self.limit:,} bytes; raise --limit if that is meant"
+                f"{where}: more than the limit of {self.limit:,} bytes in all; raise --limit if that is meant"
             )
 
 
@@ -218,7 +218,7 @@ def _read_npy(path: Path, budget: _Budget) -> np.ndarray:
         return npy.read_array(file, allow_pickle=False)
 
 
-def _check_header(where: str, file: BinaryIO, size: int, budget: _Budget) -> None:
+def _check_header(where: str, file: IO[bytes], size: int, budget: _Budget) -> None:
     """Read only the header: no pickle, a size within the budget, and as many bytes behind it as it promises."""
     try:
         version = npy.read_magic(file)

@@ -110,7 +110,7 @@ def load_survey(options: StudyOptions) -> Survey:
         questions = options.questions
         if isinstance(questions, dict):
             questions = {name: None if form == "unordered" else form for name, form in questions.items()}
-        given = dict(weight=options.weight, groups=options.groups, missing=options.missing)
+        given: dict[str, Any] = dict(weight=options.weight, groups=options.groups, missing=options.missing)
         given = {name: value for name, value in given.items() if value is not None}
         survey = Survey.from_csv(options.survey, options.group, questions, dtype=dtype, **given)
     else:
@@ -308,8 +308,7 @@ def _compared(game: AlignmentGame, own: str) -> list[Curve]:
 @partial(jax.jit, static_argnames=("solver", "steps"))
 def _curve(game: AlignmentGame, tol: Array, *, solver: Any, steps: int) -> tuple[Array, ...]:
     start = uniform(game, tol.dtype)
-    limit = jnp.asarray(steps)
     scale = measure(game, tol.dtype)
-    end = run_solver(game, solver, start, scale, tol=tol, max_steps=limit, patience=limit, record=steps)
+    end = run_solver(game, solver, start, scale, tol=tol, max_steps=jnp.asarray(steps), patience=steps, record=steps)
     assert end.evaluations is not None
     return end.history, end.steps, end.evaluations, end.status == CONVERGED

@@ -102,8 +102,8 @@ def _only_one(certificate: Any) -> str:
             return f"The equilibrium is unique{by}: the game map is strongly monotone with constant {c:.3g}."
         span = f"between {weights.min():.3g} and {weights.max():.3g}"
         return (
-            f"The equilibrium is unique{by}: with Rosen's weights, {span}, the game map is strongly monotone, which it is "
-            f"not without them (smallest eigenvalue {c:.3g})."
+            f"The equilibrium is unique{by}: with Rosen's weights, {span}, the game map is strongly monotone, which it "
+            f"is not without them (smallest eigenvalue {c:.3g})."
         )
     if certificate.local:
         return (

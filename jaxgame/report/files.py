@@ -21,7 +21,7 @@ LAST = "report.json"  # its presence says that the other files belong to it
 
 @contextmanager
 def staged(out: Path) -> Iterator[Path]:
-    """A temporary folder inside `out` (made if need be), whose files replace those in `out` at the end, one rename each.
+    """A temporary folder inside `out` (made if need be), whose files replace those in `out` at the end, a rename each.
 
     If the body raises, `out` is left as it was. OSError where `out` cannot be written.
     """
@@ -43,7 +43,7 @@ def staged(out: Path) -> Iterator[Path]:
 
 @contextmanager
 def _uninterrupted() -> Iterator[None]:
-    """Ctrl-C waits: some new files beside some old ones would be neither study. Only the main thread is ever interrupted."""
+    """Ctrl-C waits: some new files beside some old ones would be neither study. Only the main thread is interrupted."""
     if threading.current_thread() is not threading.main_thread():
         yield
         return

@@ -45,7 +45,7 @@ def headline(study: Study) -> str:
     if not out:
         return f"All {len(groups)} groups are represented"
     nobody = "the agent does not represent" if agents == 1 else f"none of {agents} agents represents"
-    return f"{len(out)} of {len(groups)} groups are left out, {nobody} {listed(out, 'or')}"
+    return f"{len(out)} of {len(groups)} groups are left out: {nobody} {listed(out, 'or')}"
 
 
 def findings(study: Study) -> list[str]:
@@ -100,8 +100,8 @@ def spread(study: Study, d: int) -> str:
     """The interval of a group's critical ratio, in brackets."""
     if study.draws.critical is None:
         return ""
-    low, high = interval(study.draws.critical[:, d])
-    return f" [{number(float(low))}, {number(float(high))}]"
+    low, high = (number(float(x)) for x in interval(study.draws.critical[:, d]))
+    return "" if low == high == "never" else f" [{low}, {high}]"
 
 
 def proof(study: Study) -> str:

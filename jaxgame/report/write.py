@@ -1,7 +1,7 @@
 """What a study and a solve leave behind: report.json, profile.npz, survey.json and the figures.
 
-report.json of a study, version 1. Numbers are those of the run's precision; null stands for ∞ (a group that never falls out, a
-bound that does not exist).
+report.json of a study, version 1. Numbers are those of the run's precision; null stands for ∞ (a group that never falls
+out, a bound that does not exist).
 
     schema, version       "jaxgame.study", 1
     jaxgame, versions     of the package, and of Python, JAX and NumPy
@@ -12,7 +12,7 @@ bound that does not exist).
     equilibrium           converged, status, steps, evaluations, residual, gap, tol, message
     certificate           gap, exploitability, distance, monotonicity, lipschitz, unique, concave, message
     ratio                 attractiveness / consistency
-    critical_ratios       of: "this population" or "all agents aligned to the population shares"; or why they do not exist
+    critical_ratios       of: "this population" or "all agents aligned to the population shares"; or missing: why
     groups                for each: people, share, representation, excluded, price_of_inclusion, critical_ratio, and for
                           each of these its interval over the posterior draws; excluded_in: the share of draws
     indistinct            pairs of groups that the survey cannot tell apart
@@ -62,7 +62,9 @@ def write_study(study: Study, folder: Path, started: float) -> None:
     write_json(folder / "report.json", _report(study, digest, figures) | {"timings": timings})
 
 
-def write_solution(game_file: Path, names: tuple[str, ...], found: Equilibrium, proof: Certificate, folder: Path) -> None:
+def write_solution(
+    game_file: Path, names: tuple[str, ...], found: Equilibrium, proof: Certificate, folder: Path
+) -> None:
     """report.json ("jaxgame.solve", version 1) and profile.npz of a solved game."""
     np.savez_compressed(
         folder / "profile.npz",
@@ -158,7 +160,10 @@ def _report(study: Study, digest: str, figures: dict[str, str]) -> dict[str, Any
             "unconverged": draws.unconverged,
             "with_critical_ratios": valid,
         },
-        "map": {"explained": study.map.explained, "positions": dict(zip(survey.groups, study.map.positions, strict=True))},
+        "map": {
+            "explained": study.map.explained,
+            "positions": dict(zip(survey.groups, study.map.positions, strict=True)),
+        },
         "solvers": [
             {
                 "solver": curve.solver,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import re
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from matplotlib.figure import Figure
@@ -40,7 +40,7 @@ def _draw(study: Study) -> Figure:
     for k, curve in enumerate(study.curves):
         colour, dashes = LOOKS[k % len(LOOKS)]
         residuals = np.maximum(curve.residuals, SMALLEST)
-        marker = dict(marker="o", ms=3.5) if len(residuals) < 30 else {}
+        marker: dict[str, Any] = dict(marker="o", ms=3.5) if len(residuals) < 30 else {}
         label = _words(curve.solver) + ("" if curve.converged else " *")
         axes.plot(curve.evaluations, residuals, color=colour, ls=dashes, label=label, **marker)
     axes.axhline(tol, color=GREY, lw=0.8, ls=(0, (1, 1.5)))

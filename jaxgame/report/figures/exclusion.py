@@ -50,7 +50,7 @@ def _title(study: Study) -> str:
     near = [d for d in np.argsort(study.critical) if not study.excluded[d] and np.isfinite(study.critical[d])]
     # With different targets the critical ratios are those of another population.
     near = [] if study.options.heterogeneity else [d for d in near if study.critical[d] > study.ratio][:1]
-    after = f"; {groups[near[0]]} is next, at {number(study.critical[near[0]])}" if near else ""
+    after = f"; {groups[near[0]]} is next, at {number(float(study.critical[near[0]]))}" if near else ""
     out = [groups[d] for d in np.flatnonzero(study.excluded)]
     return f"α/γ = {study.ratio:.3g} leaves out {listed(out) if out else 'no group'}{after}"
 
@@ -63,15 +63,15 @@ def _critical(axes: Axes, study: Study, critical: np.ndarray) -> None:
     finite = np.concatenate([x[np.isfinite(x) & (x > 0)] for x in (critical, low, high, np.array([study.ratio]))])
     first, last = (finite.min() / 1.6, finite.max() * 1.6) if finite.size else (0.1, 10.0)
     edge = last * 1.25
-    colours = np.where(study.excluded, VERMILLION, BLUE)
+    colours = [VERMILLION if gone else BLUE for gone in study.excluded]
     axes.hlines(rows, np.clip(low, first, edge), np.clip(high, first, edge), colors=colours, lw=1)
     within = np.isfinite(critical) & (critical > 0)
-    axes.scatter(critical[within], rows[within], c=colours[within], s=20, zorder=3)
-    for d in np.flatnonzero(~np.isfinite(critical)):
+    axes.scatter(critical[within], rows[within], c=[colours[d] for d in np.flatnonzero(within)], s=20, zorder=3)
+    for d in np.flatnonzero(~np.isfinite(critical)).tolist():
         axes.plot(edge, d, ">", color=BLUE, ms=4.5, clip_on=False)
         # left of the draws in which it does fall out
         axes.text(min(edge / 1.15, low[d] / 1.08), d, "never", color=BLUE, ha="right", va="center", fontsize=6)
-    for d in np.flatnonzero(critical == 0):
+    for d in np.flatnonzero(critical == 0).tolist():
         axes.text(first * 1.12, d, "from the start", color=VERMILLION, ha="left", va="center", fontsize=6)
     axes.set_xscale("log")
     axes.set_xlim(first, edge)
@@ -101,7 +101,7 @@ def _price(axes: Axes, study: Study) -> None:
     if study.price[out].any():
         low, high = interval(study.draws.price)
         axes.hlines(rows[out], low[out], high[out], color="black", lw=0.9)
-        for d in np.flatnonzero(out):
+        for d in np.flatnonzero(out).tolist():
             text = f" {number(study.price[d])}"
             axes.text(max(high[d], study.price[d]), d, text, va="center", ha="left", fontsize=6, color=VERMILLION)
         axes.set_xlim(0, 1.45 * max(high[out].max(), study.price[out].max()))
@@ -109,7 +109,7 @@ def _price(axes: Axes, study: Study) -> None:
     else:
         axes.set_xlim(0, 1)
         axes.set_xticks([0])
-    for d in np.flatnonzero(~out):
+    for d in np.flatnonzero(~out).tolist():
         axes.text(0.03, d, "represented", transform=axes.get_yaxis_transform(), va="center", fontsize=6, color=BLUE)
     axes.xaxis.set_major_formatter(FuncFormatter(lambda x, _: f"{x:g}"))
     axes.set_xlabel("price of inclusion\n(utility a unit)")

@@ -33,7 +33,7 @@ def _draw(study: Study) -> Figure:
     axes.hlines(rows - OFFSET, low, high, color=GREY, lw=1)
     axes.plot(shares, rows - OFFSET, "o", mfc="white", mec=GREY, ms=4.5, label="people", zorder=3)
     low, high = interval(100 * study.draws.representation)
-    colours = np.where(study.excluded, VERMILLION, BLUE)
+    colours = [VERMILLION if gone else BLUE for gone in study.excluded]
     axes.hlines(rows + OFFSET, low, high, colors=colours, lw=1)
     kept, out = ~study.excluded, study.excluded
     axes.plot(shown[kept], rows[kept] + OFFSET, "o", color=BLUE, ms=4.5, label="shown by agents", zorder=3)

@@ -22,7 +22,7 @@ BLUE, VERMILLION, ORANGE, GREEN, PURPLE, SKY, BLACK = (
 GREY, PALE = "#767676", "#BBBBBB"
 
 WIDTH = 3.5  # inches: one column
-_STYLE: dict[str, Any] = {
+_STYLE: Any = {
     "font.family": "DejaVu Sans",  # comes with matplotlib, so that figures are the same everywhere
     "font.size": 7,
     "axes.labelsize": 7,
@@ -42,7 +42,7 @@ _STYLE: dict[str, Any] = {
 
 def styled() -> Any:
     """The context in which figures are drawn and saved."""
-    return rc_context({**_STYLE})
+    return rc_context(_STYLE)
 
 
 def new(height: float) -> Figure:

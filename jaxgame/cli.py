@@ -1,0 +1,265 @@
+"""`jaxgame …` on the command line.
+
+Exit codes: 0 done; 1 not converged or not certified; 2 bad input, in one line on stderr; 130 interrupted.
+Heavy imports wait until a command needs them.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import sys
+import time
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from typer.core import TyperGroup
+
+from jaxgame import usage
+from jaxgame.config import StudyOptions
+
+NOT_CERTIFIED, BAD_INPUT, INTERRUPTED = 1, 2, 130
+
+
+class _Group(TyperGroup):
+    """Errors of usage in one line, like all others."""
+
+    def main(self, *args: Any, **kwargs: Any) -> Any:
+        standalone = kwargs.pop("standalone_mode", True)
+        if not standalone:
+            return super().main(*args, standalone_mode=False, **kwargs)
+        try:
+            code = super().main(*args, standalone_mode=False, **kwargs)
+        except typer.TyperException as error:
+            _complain(error.format_message())
+            code = BAD_INPUT
+        except typer.Abort:
+            code = INTERRUPTED
+        if code == INTERRUPTED:
+            _complain("interrupted; nothing was written")
+        sys.exit(code if isinstance(code, int) else 0)
+
+
+app = typer.Typer(
+    cls=_Group,
+    no_args_is_help=True,
+    add_completion=False,
+    rich_markup_mode="rich",
+    pretty_exceptions_enable=False,
+    help="Equilibria of populations of language models that choose which human groups to align with.",
+    epilog="Start with [bold]jaxgame study[/bold]. `jaxgame COMMAND --help` explains a command.",
+)
+
+
+def _complain(line: str) -> None:
+    typer.echo(f"jaxgame: {' '.join(line.split())}", err=True)
+
+
+@contextmanager
+def _bad_input(*kinds: type[Exception]) -> Iterator[None]:
+    try:
+        yield
+    except kinds as error:
+        told = isinstance(error, OSError) and error.filename is not None and error.strerror
+        _complain(f"{error.filename}: {error.strerror}" if told else str(error))  # pyright: ignore[reportAttributeAccessIssue]
+        raise typer.Exit(BAD_INPUT) from None
+
+
+def _print_version(wanted: bool) -> None:
+    if wanted:
+        from jaxgame.report.write import version
+
+        typer.echo(f"jaxgame {version()}")
+        raise typer.Exit()
+
+
+@app.callback()
+def main(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_print_version, is_eager=True, help="Print it.")
+    ] = False,
+) -> None:
+    pass
+
+
+def _option(about: str, *, of: str | None = None) -> Any:
+    """A flag with its help; `of`: the option whose default is shown."""
+    return typer.Option(help=about if of is None else f"{about} (default {StudyOptions.model_fields[of].default})")
+
+
+@app.command(epilog=usage.STUDY)
+def study(
+    survey: Annotated[
+        str | None, _option("A name from `jaxgame surveys`, or a .json or .csv file", of="survey")
+    ] = None,
+    group: Annotated[str | None, _option("CSV: the column with each person's group")] = None,
+    questions: Annotated[str | None, _option("CSV: columns with numeric answers, separated by commas")] = None,
+    weight: Annotated[str | None, _option("CSV: the column with survey weights")] = None,
+    attractiveness: Annotated[
+        float | None, _option("α ≥ 0: weight of what the audience likes", of="attractiveness")
+    ] = None,
+    consistency: Annotated[
+        float | None, _option("γ > 0: weight of what agents were aligned to", of="consistency")
+    ] = None,
+    diversity: Annotated[float | None, _option("δ: weight of being different from the others", of="diversity")] = None,
+    diversity_form: Annotated[str | None, _option("pairwise or centroid", of="diversity_form")] = None,
+    metric: Annotated[
+        str | None, _option("Consistent in what is said (response) or in shares (mixture)", of="metric")
+    ] = None,
+    kernel: Annotated[str | None, _option("How alike groups are: gaussian or match", of="kernel")] = None,
+    agents: Annotated[int | None, _option("How many agents", of="agents")] = None,
+    heterogeneity: Annotated[
+        float | None, _option("0: aligned to the population; to 1: to one group each", of="heterogeneity")
+    ] = None,
+    solver: Annotated[str | None, _option("auto, or a solver's name, as in GoldenRatio", of="solver")] = None,
+    precision: Annotated[str | None, _option("float64 or float32", of="precision")] = None,
+    seed: Annotated[int | None, _option("Of the draws and of heterogeneous targets", of="seed")] = None,
+    draws: Annotated[int | None, _option("Posterior draws of the survey, for the intervals", of="draws")] = None,
+    config: Annotated[Path | None, _option("A TOML file with these options")] = None,
+    out: Annotated[Path | None, _option("The folder to write to (default results/ and the survey's name)")] = None,
+) -> None:
+    """From a survey to who is represented, who is left out, at which point and how surely: report and figures."""
+    started = time.perf_counter()
+    flags: dict[str, Any] = dict(
+        survey=survey,
+        group=group,
+        questions=None if questions is None else [name.strip() for name in questions.split(",")],
+        weight=weight,
+        attractiveness=attractiveness,
+        consistency=consistency,
+        diversity=diversity,
+        diversity_form=diversity_form,
+        metric=metric,
+        kernel=kernel,
+        agents=agents,
+        heterogeneity=heterogeneity,
+        solver=solver,
+        precision=precision,
+        seed=seed,
+        draws=draws,
+    )
+    _prepare_jax()
+    from jaxgame.config import study_options
+    from jaxgame.report.files import staged
+    from jaxgame.report.terminal import show_study
+    from jaxgame.report.write import write_study
+    from jaxgame.study import load_survey, run
+
+    with _bad_input(ValueError, OSError):
+        options = study_options(config, flags)
+        people = load_survey(options)
+    folder = Path("results") / _file_name(people.name) if out is None else out
+    with _bad_input(OSError), staged(folder) as unfinished, _progress() as begin:
+        done = run(options, people, begin)
+        begin("drawing figures")
+        write_study(done, unfinished, started)
+    show_study(_console(), done, folder, time.perf_counter() - started)
+    if not done.certified:
+        raise typer.Exit(NOT_CERTIFIED)
+
+
+@app.command(epilog=usage.SOLVE)
+def solve(
+    game: Annotated[Path, typer.Argument(help="A .toml or .npz file.")],
+    out: Annotated[Path | None, typer.Option(help="Write report.json and profile.npz into this folder.")] = None,
+    solver: Annotated[str, typer.Option(help="auto, or a solver's name, as in GoldenRatio.")] = "auto",
+    limit: Annotated[int, typer.Option(help="Most bytes that the arrays of the file may take.", min=1)] = 1 << 30,
+) -> None:
+    """Solve a game of your own and prove the answer. Precision is that of the file's arrays."""
+    _prepare_jax()
+    from jaxgame import gamefile, solvers
+    from jaxgame.certificate.certify import certify
+    from jaxgame.config import SOLVERS, suggestion
+    from jaxgame.equilibrium import solve as find
+    from jaxgame.report.files import staged
+    from jaxgame.report.terminal import show_solution
+    from jaxgame.report.write import write_solution
+
+    with _bad_input(ValueError, OSError):
+        if solver not in ("auto", *SOLVERS):
+            raise ValueError(f"--solver is {solver!r}; {suggestion(solver, ('auto', *SOLVERS))}")
+        chosen = None if solver == "auto" else getattr(solvers, solver)()
+        loaded, names = gamefile.load(game, limit=limit)
+        if (check := getattr(chosen, "check", None)) is not None:
+            check(loaded)
+    with _bad_input(OSError), _nowhere() if out is None else staged(out) as unfinished, _progress() as begin:
+        begin(f"solving the game of {loaded.n_agents:,} agents")
+        found = find(loaded, chosen)
+        begin("certifying the equilibrium")
+        proof = certify(loaded, found.profile)
+        if unfinished is not None:
+            write_solution(game, names, found, proof, unfinished)
+    show_solution(_console(), names, found, proof)
+    if not (bool(found.converged) and float(found.gap) < float("inf")):
+        raise typer.Exit(NOT_CERTIFIED)
+
+
+@app.command()
+def surveys() -> None:
+    """List the surveys that come with the package."""
+    from rich.table import Table
+    from rich.text import Text
+
+    from jaxgame.surveys import load, names
+
+    table = Table(box=None, pad_edge=False, header_style="dim")
+    for title in ("name", "groups", "people", "questions", "about"):
+        table.add_column(title, justify="right" if title in ("groups", "people", "questions") else "left")
+    for name in names():
+        one = load(name)
+        about = f"{one.title}: {', '.join(one.groups)}. {one.source}."
+        sizes = (len(one.groups), int(one.people.sum()), len(one.questions))
+        table.add_row(name, *(f"{size:,}" for size in sizes), Text(about))
+    _console().print(table)
+
+
+def _console() -> Any:
+    from rich.console import Console
+
+    return Console(highlight=False)
+
+
+@contextmanager
+def _nowhere() -> Iterator[None]:
+    yield None
+
+
+@contextmanager
+def _progress() -> Iterator[Any]:
+    """A function that shows on a terminal what is being done, and for how long."""
+    from rich.console import Console
+    from rich.progress import Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
+
+    console = Console(stderr=True)
+    columns = (SpinnerColumn(), TextColumn("{task.description}", markup=False), TimeElapsedColumn())
+    with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as progress:
+        task = progress.add_task("starting", total=None)
+        yield lambda text: progress.update(task, description=text)
+
+
+def _file_name(name: str) -> str:
+    """A survey's name as the name of a folder, and nothing else."""
+    return re.sub(r"[^\w.-]+", "-", name).strip(".-") or "survey"
+
+
+def _prepare_jax() -> None:
+    """float64, and a cache of compiled programs, which saves most of the time of a second run."""
+    import jax
+
+    jax.config.update("jax_enable_x64", True)
+    # Two runs at once may meet in the cache, one reading what the other has half written; JAX then compiles.
+    warnings.filterwarnings("ignore", message="Error (reading|writing) persistent compilation cache entry")
+    if jax.config.jax_compilation_cache_dir is not None or "JAX_COMPILATION_CACHE_DIR" in os.environ:  # pyright: ignore[reportAttributeAccessIssue]
+        return
+    try:
+        folder = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "jaxgame"
+        folder.mkdir(parents=True, exist_ok=True)
+    except (OSError, RuntimeError):
+        return
+    if os.access(folder, os.W_OK):
+        jax.config.update("jax_compilation_cache_dir", str(folder))
+        jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.1)

@@ -1,0 +1,62 @@
+"""The long texts of `jaxgame … --help`."""
+
+from __future__ import annotations
+
+
+def _paragraphs(text: str) -> str:
+    """Lines of a paragraph joined: the terminal breaks them where it is wide enough."""
+    return "\n\n".join(" ".join(block.split()) for block in text.strip().split("\n\n"))
+
+
+STUDY = _paragraphs("""
+[bold]What the levels mean[/bold]
+
+A population of agents chooses which human groups to speak for. Each agent weighs three things. α,
+[bold]attractiveness[/bold]: what its audience likes to hear. γ, [bold]consistency[/bold]: the shares of the population,
+which it was aligned to. δ, [bold]diversity[/bold]: being different from the other agents (negative: being alike). As
+α/γ grows, groups are left out one after the other, each at its own critical ratio.
+
+[bold]Examples[/bold]
+
+jaxgame study
+
+jaxgame study --attractiveness 1 --out results/attractive
+
+jaxgame study --survey gss2018-ideology-age --metric mixture --diversity 0
+
+jaxgame study --survey people.csv --group party --questions q1,q2,q3 --weight w
+
+jaxgame study --config study.toml --draws 1000
+
+[bold]study.toml[/bold] holds the same options, as in attractiveness = 1.0; flags go before it, and it before the
+defaults. For a CSV it can also hold groups (a list, in the order wanted), missing (a list of codes for no answer) and
+questions as a table: column = a list of texts in their order, a table text = value, "numeric", or "unordered".
+
+[bold]Files[/bold] in --out: report.json (all numbers, and what is needed to repeat them), profile.npz, survey.json, and
+the figures representation, exclusion, map and convergence as PNG and SVG. They replace those of an earlier run, all or
+none. Exit code 1: not converged or not certified; 2: bad input.
+""")
+
+SOLVE = _paragraphs("""
+[bold]The game[/bold] is a .toml file (numbers inline, or names of .npy and .csv files beside it) or a .npz file (the
+same names as arrays; what stands in a table has a dot, as in coupling.B). Names are those of the constructors
+AlignmentGame and QuadraticGame; n agents, D groups.
+
+[bold]kind = "alignment"[/bold]: targets (n, D), kernel (D, D), appeal (n, D) or (D,); optional attractiveness,
+consistency, diversity, diversity_form, consistency_metric, spread, reach, and a table coupling with weights (n, n) or
+edges (m, 3: i, j, weight).
+
+[bold]kind = "quadratic"[/bold]: linear (n, D); curvature: a number, (n,), (D, D) or (n, D, D), or a table with
+diagonal, or with scale and matrix; a table coupling with kind = "mean-field" (B; optional sensitivity, reach, atomic,
+include_self), "network" (weights or edges; optional B) or "dense" (B (n, n, D, D)).
+
+Both: optional groups, a list of D names.
+
+[bold]Examples[/bold]
+
+jaxgame solve game.toml
+
+jaxgame solve game.npz --out results/mine --solver Newton
+
+Exit code 1: not converged or not certified; 2: bad input.
+""")
