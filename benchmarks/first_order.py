@@ -249,7 +249,7 @@ def newton_steps(kappas: list[float]) -> list[dict[str, Any]]:
 
 
 def mean_field(kind: str, kappa: float, rng: np.random.Generator) -> jg.QuadraticGame:
-    """Own curvature with condition number κ; agents meet through their mean, symmetrically or by a rotation of norm κ."""
+    """Own curvature with condition number κ, or a mean field that rotates with norm κ."""
     orthogonal = np.linalg.qr(rng.normal(size=(GROUPS, GROUPS)))[0]
     coupling = orthogonal * np.logspace(-1, 0, GROUPS) @ orthogonal.T
     spectrum = np.logspace(0, np.log10(kappa), GROUPS)
@@ -325,11 +325,12 @@ def text(report: dict[str, Any]) -> str:
     )
     lines += [""]
     lines += common.prose(
-        f"Evaluations until the natural residual (theory §1) of the solver's own iterate is {TOL:g}, before any polishing;",
-        f"median of {report['seeds']} random games of {AGENTS} agents and {GROUPS} groups with a known equilibrium, most of",
-        f"whose weights are zero. At most {CAP:.0e} evaluations; where a solver runs out of them or stalls, the worst best",
-        "residual is in brackets, and after running out larger κ are not tried (–). AcceleratedGradient needs a potential.",
-        "Not counted: the Jacobian products of the power methods that measure the game before the first step.",
+        f"Evaluations until the natural residual (theory §1) of the solver's own iterate is {TOL:g}, before any",
+        f"polishing; median of {report['seeds']} random games of {AGENTS} agents and {GROUPS} groups with a known",
+        f"equilibrium, most of whose weights are zero. At most {CAP:.0e} evaluations; where a solver runs out of",
+        "them or stalls, the worst best residual is in brackets, and after running out larger κ are not tried",
+        "(–). AcceleratedGradient needs a potential. Not counted: the Jacobian products of the power methods that",
+        "measure the game before the first step.",
     )
     for kind in KINDS:
         rows = []
@@ -347,10 +348,10 @@ def text(report: dict[str, Any]) -> str:
     lines += common.table(["games", "solver", "fitted", "theory"], rows)
     lines += ["", f"## Random games like theory's example, κ = {REFERENCE_KAPPA}", ""]
     lines += common.prose(
-        "Rotational games of the size and condition number of theory's example, but other games and, for projected",
-        "gradient, other steps (co-coercivity as measured, not c/L²). The range over seeds. Last column: calls of",
-        "`marginals` counted on the host during one solve of the first game (at most 2000 steps), beside what",
-        "`Equilibrium.evaluations` reports.",
+        "Rotational games of the size and condition number of theory's example, but other games and, for",
+        "projected gradient, other steps (co-coercivity as measured, not c/L²). The range over seeds. Last",
+        "column: calls of `marginals` counted on the host during one solve of the first game (at most 2000",
+        "steps), beside what `Equilibrium.evaluations` reports.",
     )
     rows = []
     for row in report["reference"]:
@@ -360,9 +361,9 @@ def text(report: dict[str, Any]) -> str:
     lines += ["", *common.table(["solver", "theory's example", "boundary", "interior", "calls / reported"], rows)]
     lines += ["", "## Newton-type solvers: steps, a factorisation each", ""]
     lines += common.prose(
-        "Steps to rounding; the largest error of a weight in brackets. AggregativeNewton treats mean fields only, so its",
-        "games are others: own curvature with condition number κ (potential), or a coupling that rotates with norm κ;",
-        "there the natural residual is in brackets.",
+        "Steps to rounding; the largest error of a weight in brackets. AggregativeNewton treats mean fields only,",
+        "so its games are others: own curvature with condition number κ (potential), or a coupling that rotates",
+        "with norm κ; there the natural residual is in brackets.",
     )
     groups = dict.fromkeys((row["solver"], row["kind"]) for row in report["newton"])
     rows = []

@@ -10,12 +10,13 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.core import Tracer
 from jax.experimental.sparse import BCOO
 
 
 def concrete(x: Any) -> bool:
     """Whether the values of x can be looked at now."""
-    return not isinstance(x, jax.core.Tracer) and isinstance(x, (jax.Array, np.ndarray, np.generic, int, float))
+    return not isinstance(x, Tracer) and isinstance(x, (jax.Array, np.ndarray, np.generic, int, float))
 
 
 def float_dtype(*arguments: Any):
@@ -40,7 +41,8 @@ def _widest():
 
 
 def array(name: str, x: Any, dtype, *shapes: tuple[Any, ...]) -> jax.Array:
-    """x as an array of `dtype` with one of the `shapes`; strings in a shape are free sizes (`"n"`), printed as they are.
+    """x as an array of `dtype` with one of the `shapes`; strings in a shape are free sizes (`"n"`), printed as they
+    are.
 
     Finite where concrete. Raises ValueError otherwise.
     """
@@ -49,14 +51,18 @@ def array(name: str, x: Any, dtype, *shapes: tuple[Any, ...]) -> jax.Array:
     except (TypeError, ValueError) as error:
         raise ValueError(f"{name}: expected an array of numbers, got {type(x).__name__} ({error})") from None
     if shapes and not any(_fits(value.shape, shape) for shape in shapes):
-        wanted = " or ".join("(" + ", ".join(str(size) for size in shape) + ("," if len(shape) == 1 else "") + ")" for shape in shapes)
+        wanted = " or ".join(
+            "(" + ", ".join(str(size) for size in shape) + ("," if len(shape) == 1 else "") + ")" for shape in shapes
+        )
         raise ValueError(f"{name} has shape {value.shape}, expected {wanted}")
     finite(name, value)
     return value
 
 
 def _fits(actual: tuple[int, ...], shape: tuple[Any, ...]) -> bool:
-    return len(actual) == len(shape) and all(isinstance(want, str) or have == want for have, want in zip(actual, shape, strict=True))
+    return len(actual) == len(shape) and all(
+        isinstance(want, str) or have == want for have, want in zip(actual, shape, strict=True)
+    )
 
 
 def _first(bad: np.ndarray) -> str:
@@ -130,12 +136,14 @@ def network(name: str, weights: Any, n: int) -> None:
             rows, columns = np.asarray(weights.indices).T
             bad = (rows == columns) & (rows < n) & (np.asarray(weights.data) != 0)
             if bad.any():
-                raise ValueError(f"{name}[{rows[bad][0]}, {rows[bad][0]}] is nonzero, expected a zero diagonal: an agent does not meet itself")
+                raise ValueError(
+                    f"{name}[{rows[bad][0]}, {rows[bad][0]}] is nonzero, expected 0: no agent meets itself"
+                )
     elif concrete(weights):
         bad = np.diag(np.asarray(weights)) != 0
         if bad.any():
             i = int(np.argmax(bad))
-            raise ValueError(f"{name}[{i}, {i}] is {np.asarray(weights)[i, i]}, expected a zero diagonal: an agent does not meet itself")
+            raise ValueError(f"{name}[{i}, {i}] is {np.asarray(weights)[i, i]}, expected 0: no agent meets itself")
 
 
 def averaging(name: str, weights: Any) -> None:
@@ -153,4 +161,6 @@ def averaging(name: str, weights: Any) -> None:
         bad = (np.abs(total - 1) > tolerance) & (np.abs(total) > tolerance)
         if bad.any():
             i = int(np.argmax(bad))
-            raise ValueError(f"{name}: row {i} sums to {total[i]:.10g}, expected 1, or 0 for an agent that meets no one")
+            raise ValueError(
+                f"{name}: row {i} sums to {total[i]:.10g}, expected 1, or 0 for an agent that meets no one"
+            )

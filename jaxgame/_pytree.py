@@ -52,7 +52,9 @@ def pytree(*, static: tuple[str, ...] = ()):
             if unknown := set(changes) - set(arguments):
                 raise ValueError(f"{cls.__name__}.replace: unknown argument {sorted(unknown)}; choose from {arguments}")
             defaulted = getattr(self, "_defaulted", ())
-            kept = {name: None if name in defaulted else getattr(self, name) for name in arguments if name not in changes}
+            kept = {
+                name: None if name in defaulted else getattr(self, name) for name in arguments if name not in changes
+            }
             return type(self)(**kept, **changes)
 
         setattr(cls, "replace", replace)  # noqa: B010  (a plain assignment is an unknown attribute to the type checker)

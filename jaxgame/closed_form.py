@@ -155,9 +155,9 @@ def stationary(affine: AffineMap, face: Array) -> tuple[Array, Array]:
     def left(x: Array) -> Array:
         return simplex.project_face(unit.linear - unit.apply(x), face)
 
-    x, _ = solve(simplex.project_face(unit.linear, face), total)
+    wanted = jnp.stack([simplex.project_face(unit.linear, face), generic])
+    (x, stretched), _ = jax.vmap(solve)(wanted, jnp.stack([total, jnp.zeros_like(total)]))
     x = x + solve(left(x), total - x.sum(1))[0]
-    stretched, _ = solve(generic, jnp.zeros_like(total))
     eps = jnp.finfo(x.dtype).eps
     solved = jnp.abs(left(x)).max() < jnp.sqrt(eps) * (1 + jnp.abs(x).max())
     return x, ~(solved & (jnp.abs(stretched).max() < 0.01 / eps))

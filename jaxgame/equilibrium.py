@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import functools
-from typing import Any
+from collections.abc import Callable
+from typing import Any, ClassVar
 
 import jax
 import jax.numpy as jnp
@@ -31,9 +32,10 @@ FIRST_ORDER_STALL = 5_000
 class Equilibrium:
     """A profile with its proof; a pytree, so that `vmap` over `solve` gives a batch of them.
 
-    profile (n, D); representation (D,); residual: natural residual, scale-free (theory §1); gap: certified bound on what any
-    agent can gain by a unilateral change, in units of utility, ∞ if an agent's utility is not concave; converged; status: 0
-    converged, 1 out of steps, 2 not finite, 3 stalled; steps; history: the residual after each step, where asked for.
+    profile (n, D); representation (D,); residual: natural residual, scale-free (theory §1); gap: certified bound on
+    what any agent can gain by a unilateral change, in units of utility, ∞ if an agent's utility is not concave;
+    converged; status: 0 converged, 1 out of steps, 2 not finite, 3 stalled; steps; history: the residual after each
+    step, where asked for.
 
     On demand: `signed` (n, D), `multipliers` (n,), `message`, `stats`.
     """
@@ -49,6 +51,7 @@ class Equilibrium:
     evaluations: Array
     tol: Array
     history: Array | None = None
+    replace: ClassVar[Callable[..., Any]]
 
     @property
     def multipliers(self) -> Array:
@@ -62,7 +65,9 @@ class Equilibrium:
 
     @property
     def stats(self) -> dict[str, Any]:
-        """steps, evaluations (of the marginals), margin: min over (i, d) of max(w, ν); 0 at a kink of the equilibrium map."""
+        """steps, evaluations (of the marginals), margin: min over (i, d) of max(w, ν); 0 at a kink of the equilibrium
+        map.
+        """
         margin = self._unbatched(lambda game, profile: jnp.abs(signed(game, profile)).min())
         return dict(steps=self.steps, evaluations=self.evaluations, margin=margin)
 
@@ -102,15 +107,15 @@ def solve(
 ) -> Equilibrium:
     """Find a Nash equilibrium of a game (the Wardrop equilibrium of a mean field with atomic=False).
 
-    game: any object with the `Game` protocol. solver: default chosen from the structure of the game, with a fallback; or one
-    of jaxgame's, or any object with `init` and `step` (see `solvers.loop`). tol: on the scale-free natural residual of theory
-    §1, default 1e-10 in float64 and 1e-6 in float32; below what rounding allows the verdict is judged against rounding.
-    max_steps: of the solver, default its own. init: (n, D) start, default uniform; where the equilibrium is not unique the
-    result depends on it. history: keep the residual of every step.
+    game: any object with the `Game` protocol. solver: default chosen from the structure of the game, with a fallback;
+    or one of jaxgame's, or any object with `init` and `step` (see `solvers.loop`). tol: on the scale-free natural
+    residual of theory §1, default 1e-10 in float64 and 1e-6 in float32; below what rounding allows the verdict is
+    judged against rounding. max_steps: of the solver, default its own. init: (n, D) start, default uniform; where the
+    equilibrium is not unique the result depends on it. history: keep the residual of every step.
 
-    Composes with jit, vmap, grad, jvp (implicit derivative in every array leaf of the game; NaN if the solve failed; zero in
-    init). One compilation serves all games of one shape. Quadratic games are polished on their support
-    to rounding. Never raises for a failed solve: look at `converged`, `status` and `message`.
+    Composes with jit, vmap, grad, jvp (implicit derivative in every array leaf of the game; NaN if the solve failed;
+    zero in init). One compilation serves all games of one shape. Quadratic games are polished on their support to
+    rounding. Never raises for a failed solve: look at `converged`, `status` and `message`.
 
     Raises ValueError for a solver that cannot treat the game, or an init, tol or max_steps that make no sense.
     """
@@ -118,11 +123,13 @@ def solve(
     shape = (game.n_agents, game.n_groups)
     chosen = default_solver(game) if solver is None else solver
     if not (hasattr(chosen, "init") and hasattr(chosen, "step")):
-        raise ValueError(f"solver must have init(game, profile) and step(game, state), got {chosen!r}; an instance, not a class?")
+        raise ValueError(
+            f"solver must have init(game, profile) and step(game, state), got {chosen!r}; an instance, not a class?"
+        )
     if isinstance(chosen, type):
         raise ValueError(f"solver is the class {chosen.__name__}, expected an instance: {chosen.__name__}()")
-    if hasattr(chosen, "check"):
-        chosen.check(game)  # pyright: ignore[reportAttributeAccessIssue]
+    if check := getattr(chosen, "check", None):
+        check(game)
     if tol is None:
         tol = 1e-6 if jnp.finfo(dtype).bits <= 32 else 1e-10
     elif _checks.concrete(tol) and not float(tol) > 0:
@@ -139,7 +146,7 @@ def solve(
     if history:
         if not _checks.concrete(max_steps):
             raise ValueError("history=True needs a max_steps that is known when the solve is compiled")
-        record = int(max_steps)
+        record = int(max_steps or 0)
     out = _solve(
         _Carried.wrap(game),
         _Carried.wrap(chosen),
@@ -152,7 +159,7 @@ def solve(
     equilibrium = Equilibrium(game, **out)
     if history and _checks.concrete(equilibrium.steps):
         made = int(equilibrium.steps) if equilibrium.steps.ndim == 0 else record
-        equilibrium = equilibrium.replace(history=out["history"][..., :made])  # pyright: ignore[reportAttributeAccessIssue]
+        equilibrium = equilibrium.replace(history=out["history"][..., :made])
     return equilibrium
 
 
@@ -170,9 +177,8 @@ def _has_newton(game: Any) -> bool:
     return game.n_agents * game.n_groups <= DENSE_LIMIT
 
 
-@functools.partial(jax.jit, static_argnames=("rescue", "record"))
 @functools.partial(jax.custom_jvp, nondiff_argnums=(5, 6))
-def _solve(carried_game, carried_solver, start, tol, max_steps, rescue: bool, record: int) -> dict[str, Any]:
+def _found(carried_game, carried_solver, start, tol, max_steps, rescue: bool, record: int) -> dict[str, Any]:
     game, solver = carried_game.unwrap(), carried_solver.unwrap()
     dtype = dtype_of(game)
     start = uniform(game, dtype) if start is None else start
@@ -206,10 +212,10 @@ def _solve(carried_game, carried_solver, start, tol, max_steps, rescue: bool, re
     )
 
 
-@_solve.__wrapped__.defjvp  # pyright: ignore[reportFunctionMemberAccess]
-def _solve_jvp(rescue: bool, record: int, primals: tuple, tangents: tuple) -> tuple[dict, dict]:
+@_found.defjvp
+def _found_jvp(rescue: bool, record: int, primals: tuple, tangents: tuple) -> tuple[dict, dict]:
     """The implicit derivative; the start, the solver and the tolerance do not move an equilibrium."""
-    out = _solve(*primals, rescue, record)
+    out = _found(*primals, rescue, record)
     game, change = primals[0].unwrap(), tangents[0].unwrap()
     profile = out["profile"]
     moved = profile_tangent(game, change, profile)
@@ -219,18 +225,25 @@ def _solve_jvp(rescue: bool, record: int, primals: tuple, tangents: tuple) -> tu
     return out, still | dict(profile=moved, representation=shown)
 
 
+_solve = jax.jit(_found, static_argnums=(5, 6))
+
+
 def _no_tangent(x: Array) -> Any:
     return jnp.zeros_like(x) if jnp.issubdtype(x.dtype, jnp.floating) else np.zeros(x.shape, jax.dtypes.float0)
 
 
 def _rescue(game: Any, found: Progress, scale: Scale, tol: Array, max_steps: Array) -> Progress:
     """First-order steps from the best profile, where Newton gave up before max_steps was spent."""
-    gave_up = (found.status == STALLED) | (found.status == NONFINITE) | (found.status == MAX_STEPS) & (found.steps >= Newton.max_steps)
+    gave_up = (
+        (found.status == STALLED)
+        | (found.status == NONFINITE)
+        | (found.status == MAX_STEPS) & (found.steps >= Newton.max_steps)
+    )
     budget = jnp.where(gave_up, FIRST_ORDER_STEPS // 5, 0)
     again = run(game, GoldenRatio(), found.profile, scale, tol=tol, max_steps=budget, patience=FIRST_ORDER_STALL)
     better = gave_up & (again.residual < found.residual)
     status = jnp.where(gave_up & (again.status == CONVERGED), CONVERGED, found.status)
-    return again.replace(  # pyright: ignore[reportAttributeAccessIssue]
+    return again.replace(
         profile=jnp.where(better, again.profile, found.profile),
         marginals=jnp.where(better, again.marginals, found.marginals),
         residual=jnp.where(better, again.residual, found.residual),

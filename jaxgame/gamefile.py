@@ -56,7 +56,7 @@ def load(path: Path, *, limit: int = LIMIT) -> tuple[AlignmentGame | QuadraticGa
         raise ValueError(f"{path}: expected a file that ends in .npz or .toml")
     top = _Table(str(path), entries)
     kind = top.text("kind", ("alignment", "quadratic"))
-    names = top.pop("groups", None)
+    names = top.pop("groups") if top.has("groups") else None
     try:
         game = _alignment(top) if kind == "alignment" else _quadratic(top)
     except ValueError as error:
@@ -68,9 +68,9 @@ def load(path: Path, *, limit: int = LIMIT) -> tuple[AlignmentGame | QuadraticGa
 def _alignment(top: _Table) -> AlignmentGame:
     required = {name: top.numbers(name) for name in ("targets", "kernel", "appeal")}
     levels = ("attractiveness", "consistency", "diversity", "spread", "reach")
-    optional: dict[str, Any] = {name: top.numbers(name) for name in levels if name in top}
-    optional |= {name: top.text(name) for name in ("diversity_form", "consistency_metric") if name in top}
-    if "coupling" in top:
+    optional: dict[str, Any] = {name: top.numbers(name) for name in levels if top.has(name)}
+    optional |= {name: top.text(name) for name in ("diversity_form", "consistency_metric") if top.has(name)}
+    if top.has("coupling"):
         coupling = top.table("coupling")
         coupling.text("kind", ("network",), default="network")
         optional["coupling"] = _network(coupling, len(np.atleast_1d(required["targets"])), {})
@@ -83,7 +83,7 @@ def _quadratic(top: _Table) -> QuadraticGame:
     linear = top.numbers("linear")
     if isinstance(top.get("curvature"), dict):
         table = top.table("curvature")
-        if "diagonal" in table:
+        if table.has("diagonal"):
             curvature = Diagonal(table.numbers("diagonal"))
         else:
             curvature = Scaled(table.numbers("scale"), table.numbers("matrix"))
@@ -93,11 +93,11 @@ def _quadratic(top: _Table) -> QuadraticGame:
     table = top.table("coupling")
     kind = table.text("kind", ("mean-field", "network", "dense"))
     if kind == "mean-field":
-        options: dict[str, Any] = {name: table.numbers(name) for name in ("sensitivity", "reach") if name in table}
-        options |= {name: table.truth(name) for name in ("atomic", "include_self") if name in table}
+        options: dict[str, Any] = {name: table.numbers(name) for name in ("sensitivity", "reach") if table.has(name)}
+        options |= {name: table.truth(name) for name in ("atomic", "include_self") if table.has(name)}
         coupling = MeanField(table.numbers("B"), **options)
     elif kind == "network":
-        coupling = _network(table, len(np.atleast_1d(linear)), {"B": table.numbers("B")} if "B" in table else {})
+        coupling = _network(table, len(np.atleast_1d(linear)), {"B": table.numbers("B")} if table.has("B") else {})
     else:
         coupling = Dense(table.numbers("B"))
     table.end()
@@ -106,7 +106,7 @@ def _quadratic(top: _Table) -> QuadraticGame:
 
 
 def _network(table: _Table, n: int, options: dict[str, Any]) -> Network:
-    if "edges" not in table:
+    if not table.has("edges"):
         return Network(table.numbers("weights"), **options)
     edges = table.numbers("edges")
     if edges.ndim != 2 or edges.shape[1] != 3:
@@ -143,6 +143,10 @@ class _Table(dict):
             raise ValueError(f"{self.where}{name} is missing")
         return self.pop(name)
 
+    def has(self, name: str) -> bool:
+        self.known.append(name)
+        return name in self
+
     def numbers(self, name: str) -> np.ndarray:
         value = self._take(name)
         try:
@@ -175,7 +179,7 @@ class _Table(dict):
 
     def end(self) -> None:
         for name in self:
-            raise ValueError(f"{self.where}{name} is not used here; {suggestion(name, [*self.known, 'groups'])}")
+            raise ValueError(f"{self.where}{name} is not used here; {suggestion(name, dict.fromkeys(self.known))}")
 
 
 def _scalar(value: Any) -> Any:

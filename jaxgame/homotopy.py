@@ -10,6 +10,7 @@ events at once, and groups that only touch zero, need no special treatment.
 
 from __future__ import annotations
 
+import jax
 import jax.numpy as jnp
 from jax import Array
 
@@ -65,8 +66,10 @@ def piece(line: Line, face: Array, at: Array) -> Piece:
     solve = kkt.factorise(affine, jnp.zeros_like(centre), face)
     off = jnp.where(face, 0, centre)
     linear = affine.linear + at * line.slope
-    shift, _ = solve(simplex.project_face(linear + affine.apply(off), face), 1 - (centre - off).sum(1))
-    dw, _ = solve(simplex.project_face(line.slope, face), jnp.zeros_like(off[:, 0]))
+    # Multiples of 1 are left to the multipliers, where they cost no precision.
+    wanted = [simplex.project_face(linear + affine.apply(off), face), simplex.project_face(line.slope, face)]
+    missing = 1 - (centre - off).sum(1)
+    (shift, dw), _ = jax.vmap(solve)(jnp.stack(wanted), jnp.stack([missing, jnp.zeros_like(missing)]))
     w = jnp.where(face, centre + shift, 0)
     return Piece(w, _slack(affine.apply(w - centre) - linear, face), dw, _slack(affine.apply(dw) - line.slope, face))
 

@@ -1,8 +1,8 @@
 """Small dense linear algebra in plain JAX operations.
 
-LAPACK is called once a matrix, and two batched LAPACK calls at a time can wait for each other for ever on a CPU with few
-threads (XLA's runtime shares one pool between them). Under `vmap` everything is batched: so the small systems of a solve
-are eliminated here, in loops that vectorise over the batch.
+LAPACK is called once a matrix, and two batched LAPACK calls at a time can wait for each other for ever on a CPU with
+few threads (XLA's runtime shares one pool between them). Under `vmap` everything is batched: so the small systems of
+a solve are eliminated here, in loops that vectorise over the batch.
 """
 
 from __future__ import annotations

@@ -2,7 +2,7 @@
 
 import os
 
-# Most of a test's time is compilation, most of that LLVM's optimiser: the tests compile without it. Set before JAX starts.
+# Most of a test is compilation, most of that LLVM optimising: the tests go without. Set before JAX starts.
 os.environ.setdefault("XLA_FLAGS", "--xla_backend_optimization_level=0")
 
 import hypothesis

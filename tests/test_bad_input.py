@@ -160,7 +160,7 @@ def test_bad_argument(case):
         call()
     message = str(caught.value)
     assert re.search(rf"(?<![A-Za-z]){argument}(?![A-Za-z])", message), message
-    assert re.search(r"expected|must|zero diagonal", message), message
+    assert re.search(r"expected|must", message), message
     if index is not None:
         assert all(re.search(rf"(?<![\d.]){k}(?![\d.])", message) for k in index), message
 

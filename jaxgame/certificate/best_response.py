@@ -13,9 +13,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import Array, lax
-from jax.scipy.linalg import cho_factor, cho_solve
 
-from jaxgame import simplex
+from jaxgame import linalg, simplex
 
 INTERIOR_STEPS = 60
 SHORTER = (1.0, 0.5, 0.2, 0.05, 0.01)  # step lengths to choose from where the utility is not quadratic
@@ -117,13 +116,13 @@ def _central_path(
         C = curvature(v)
         # The multiple of 11ᵀ moves μ alone, and makes the matrix definite where C is so on the tangent space only.
         lift = 1 + 2 * jnp.maximum(-C.mean(), 0)
-        factor = cho_factor(C + jnp.diag(z / v) + lift)
-        flat = cho_solve(factor, ones)
+        inverse = linalg.inverse_positive(C + jnp.diag(z / v) + lift)
+        flat = inverse @ ones
         stationarity, short = mu - slope(v), 1 - v.sum()
 
         def direction(target: Array) -> tuple[Array, Array, Array]:
             """Towards v∘z = target."""
-            raw = cho_solve(factor, target / v - stationarity)
+            raw = inverse @ (target / v - stationarity)
             dmu = (raw.sum() - short) / flat.sum()
             dv = raw - dmu * flat
             return dv, (target - z * (v + dv)) / v, dmu - lift * short
@@ -158,9 +157,15 @@ def _on_face(C: Array, b: Array, face: Array) -> Array:
     """The stationary point on a face: C v = b − μ1 there, Σ v = 1; not finite where the face holds none or many."""
     both = face[:, None] & face[None, :]
     on = jnp.where(face, jnp.ones_like(b), 0)
-    matrix = jnp.where(both, C + 1, 0) + jnp.diag(1 - on)
-    raw, flat = jnp.linalg.solve(matrix, jnp.stack([on * b, on], 1)).T
-    return raw - (raw.sum() - 1) / flat.sum() * flat
+    inverse = linalg.inverse_positive(jnp.where(both, C + 1, 0) + jnp.diag(1 - on))
+    flat = on * (inverse @ on)
+
+    def solve(rhs: Array, total: Array | float) -> Array:
+        raw = on * (inverse @ (on * rhs))
+        return raw - (raw.sum() - total) / flat.sum() * flat
+
+    v = solve(b, 1.0)
+    return v + solve(b - C @ v, 1 - v.sum())
 
 
 def maximise_any_quadratic(curvature: np.ndarray, slope: np.ndarray, start: np.ndarray) -> tuple[float, bool]:

@@ -7,17 +7,16 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax import Array
+from jax import Array, lax
 
 from jaxgame import _checks, simplex
 from jaxgame._pytree import pytree
 from jaxgame.certificate import weights as rosen
-from jaxgame.certificate.exploitability import exploitability
-from jaxgame.certificate.gap import concave_agents, gaps
+from jaxgame.certificate.exploitability import Position, exploitability, position
 from jaxgame.certificate.spectrum import Spectrum, dense_jacobian, spectrum
-from jaxgame.games import dtype_of, is_quadratic, linearise
+from jaxgame.games import dtype_of, is_quadratic
 from jaxgame.games.affine import AffineMap
-from jaxgame.solvers.scale import Scale, measure, uniform
+from jaxgame.solvers.scale import Scale
 
 STEPS = tuple(2.0**k for k in range(-12, 7, 2))  # step sizes of the error bound, in units of 1/L
 
@@ -80,34 +79,30 @@ def certify(
     shape = (game.n_agents, game.n_groups)
     profile = getattr(profile, "profile", profile)
     profile = _checks.shares("profile", _checks.array("profile", profile, dtype, shape), profile)
-    marginals = game.marginals(profile)
-    if not _checks.concrete(marginals):
+    at = position(game, profile)
+    if not _checks.concrete(at.marginals):
         raise ValueError("certify needs concrete arrays, got traced ones: call it outside jit, vmap and grad")
-    affine = linearise(game, profile)
-    found = spectrum(affine, np.ones(shape[0]), dtype=dtype)
+    found = spectrum(at.affine, np.ones(shape[0]), dtype=dtype)
     local = not is_quadratic(game) and shape[1] > 1
     constants = _supplied(found, monotonicity, lipschitz)
     c = -np.inf if local and monotonicity is None else constants.lower
     L = np.inf if local and lipschitz is None else constants.upper
     weights, unique = np.ones(shape[0]), c > 0
     if not unique and not local:
-        weights, unique = _weighted(affine, dtype)
-    concave = concave_agents(game, profile)
-    gap = gaps(game, profile, marginals, concave)
-    gain, exact = exploitability(game, profile, marginals, concave)
-    residual = _scale(game, dtype, L).residual(profile, marginals)
+        weights, unique = _weighted(at.affine, dtype)
+    gain, exact = exploitability(game, at)
     return Certificate(
-        residual=jnp.where(jnp.isfinite(marginals).all(), residual, jnp.inf),
-        exploitability=jnp.minimum(gain, gap),
-        gap=gap,
+        residual=_residual(profile, at.marginals, _scale(at, L)),
+        exploitability=gain,
+        gap=at.gap,
         monotonicity=jnp.asarray(constants.monotonicity, dtype),
         lipschitz=jnp.asarray(constants.lipschitz, dtype),
-        distance=jnp.asarray(_distance(affine, profile, marginals, gap, c, L), dtype),
+        distance=jnp.asarray(_distance(at, c, L), dtype),
         weights=jnp.asarray(weights, dtype),
-        concave=bool(concave.all()),
+        concave=bool(at.concave.all()),
         unique=bool(unique),
-        exact=jnp.asarray(exact),
-        concave_agents=concave,
+        exact=exact,
+        concave_agents=at.concave,
         local=local and monotonicity is None,
         numerical=not found.proved,
     )
@@ -160,17 +155,20 @@ def _weighted(affine: AffineMap, dtype: Any) -> tuple[np.ndarray, bool]:
     return np.ones(n), False
 
 
-def _scale(game: Any, dtype: Any, L: float) -> Scale:
+def _scale(at: Position, L: float) -> Scale:
     """As for solvers, but with the accurate Lipschitz constant where there is a global one."""
-    estimated = measure(game, dtype)
     if not np.isfinite(L):
-        return estimated
-    spread = jnp.abs(simplex.project_tangent(game.marginals(uniform(game, dtype)))).max()
-    sigma = jnp.maximum(jnp.asarray(L, dtype), spread)
-    return Scale(jnp.where(sigma > 0, sigma, 1), estimated.curvature)
+        return at.scale
+    sigma = jnp.maximum(jnp.asarray(L, at.spread.dtype), at.spread)
+    return Scale(jnp.where(sigma > 0, sigma, 1), at.scale.curvature)
 
 
-def _distance(affine: AffineMap, profile: Array, marginals: Array, gap: Array, c: float, L: float) -> float:
+@jax.jit
+def _residual(profile: Array, marginals: Array, scale: Scale) -> Array:
+    return jnp.where(jnp.isfinite(marginals).all(), scale.residual(profile, marginals), jnp.inf)
+
+
+def _distance(at: Position, c: float, L: float) -> float:
     """The least of the error bounds that c and L give, with what rounding may hide added.
 
     (1 + ηL)/(ηc) ‖W − Π(W − ηF)‖ for several η > 0 (Facchinei & Pang 2003), and √(Σ gap / c), because
@@ -178,26 +176,30 @@ def _distance(affine: AffineMap, profile: Array, marginals: Array, gap: Array, c
     """
     if c == np.inf:
         return 0.0
-    if not c > 0 or not bool(jnp.isfinite(marginals).all()):
+    if not c > 0 or not bool(jnp.isfinite(at.marginals).all()):
         return np.inf
-    eps = 8 * float(jnp.finfo(profile.dtype).eps)
-    # The entries of F are sums of these.
-    parts = jnp.abs(affine.linear) + jnp.abs(affine.own.apply(profile)) + jnp.abs(affine.others.apply(profile))
-    parts = parts + jnp.abs(marginals)
-    noise = float(jnp.linalg.norm(parts))
-    bounds = [np.sqrt(2 * len(profile))]  # the diameter of the set of profiles
-    total = float(gap.sum())
+    n, n_groups = at.profile.shape
+    eps = 8 * float(jnp.finfo(at.profile.dtype).eps)
+    # What the entries of F are sums of.
+    noise, noisiest, left = (np.asarray(x) for x in _errors(at, jnp.asarray(STEPS, at.profile.dtype) / min(L, 1e300)))
+    bounds = [(2 * n) ** 0.5]  # the diameter of the set of profiles
+    total = float(at.gap.sum())
     if np.isfinite(total):
-        bounds.append(np.sqrt((total + eps * float(parts.max(1).sum())) / c))
-    for step in STEPS if np.isfinite(L) else ():
+        bounds.append(((total + eps * float(noisiest)) / c) ** 0.5)
+    for step, miss in zip(STEPS, left, strict=True) if np.isfinite(L) else ():
         eta = step / L
-        left = float(_natural(profile, marginals, jnp.asarray(eta, profile.dtype)))
-        bounds.append((1 + step) / (eta * c) * (left + eps * (profile.size**0.5 + eta * noise)))
-    return float(min(bounds)) * (1 + eps)
+        bounds.append((1 + step) / (eta * c) * (float(miss) + eps * ((n * n_groups) ** 0.5 + eta * float(noise))))
+    return min(bounds) * (1 + eps)
 
 
 @jax.jit
-def _natural(profile: Array, marginals: Array, step: Array) -> Array:
-    """‖W − Π(W − ηF)‖."""
-    slope = marginals - marginals.max(1, keepdims=True)
-    return jnp.linalg.norm(profile - simplex.project(profile + step * slope))
+def _errors(at: Position, steps: Array) -> tuple[Array, Array, Array]:
+    """Sizes of the parts of F: norm, and sum of the agents' largest; ‖W − Π(W − ηF)‖ for all steps η."""
+    others = jnp.abs(at.affine.others.apply(at.profile))
+    parts = jnp.abs(at.affine.linear) + jnp.abs(at.affine.own.apply(at.profile)) + others + jnp.abs(at.marginals)
+    slope = at.marginals - at.marginals.max(1, keepdims=True)
+
+    def miss(step: Array) -> Array:
+        return jnp.linalg.norm(at.profile - simplex.project(at.profile + step * slope))
+
+    return jnp.linalg.norm(parts), parts.max(1).sum(), lax.map(miss, steps)

@@ -12,10 +12,9 @@ from jax import Array, lax
 
 from jaxgame import simplex
 from jaxgame._pytree import pytree
-from jaxgame.certificate.exploitability import exploitability
-from jaxgame.certificate.gap import concave_agents, gaps
+from jaxgame.certificate.exploitability import Position, exploitability, position
 from jaxgame.equilibrium import default_solver, solve
-from jaxgame.games import dtype_of, linearise, representation
+from jaxgame.games import dtype_of, representation
 from jaxgame.solvers import Newton
 from jaxgame.solvers.scale import Scale, measure
 
@@ -173,25 +172,23 @@ def _distinct(
 
 def _judge(game: Any, profile: Array, scale: Scale, tolerance: float) -> tuple[float, float, bool, float, int]:
     """gap, exploitability, whether that is an equilibrium, growth and stability of one profile."""
-    marginals = game.marginals(profile)
-    concave = concave_agents(game, profile)
-    gap = float(gaps(game, profile, marginals, concave).max())
-    gain = min(float(exploitability(game, profile, marginals, concave)[0].max()), gap)
-    return gap, gain, gain <= tolerance * float(scale.sigma), *stability(game, profile, marginals, scale, tolerance)
+    at = position(game, profile)
+    gain = float(exploitability(game, at)[0].max())
+    return float(at.gap.max()), gain, gain <= tolerance * float(scale.sigma), *stability(at, scale, tolerance)
 
 
-def stability(game: Any, profile: Array, marginals: Array, scale: Scale, tolerance: float) -> tuple[float, int]:
+def stability(at: Position, scale: Scale, tolerance: float) -> tuple[float, int]:
     """Largest real part of the eigenvalues of −J on the tangent of the profile's face, and the verdict.
 
     At a kink (a group off the support whose multiplier vanishes) the dynamics are not linear: stable where J is
     positive definite on the larger face, else undetermined.
     """
-    if profile.size > LINEAR_LIMIT:
+    if at.profile.size > LINEAR_LIMIT:
         return np.nan, UNDETERMINED
-    w, g = np.asarray(profile, np.float64), np.asarray(marginals, np.float64)
+    w, g = np.asarray(at.profile, np.float64), np.asarray(at.marginals, np.float64)
     support = w > tolerance
     reachable = support | (g.max(1, keepdims=True) - g <= tolerance * float(scale.sigma))
-    jacobian = np.asarray(linearise(game, profile).dense(), np.float64)
+    jacobian = np.asarray(at.affine.dense(), np.float64)
     inner, outer = _on_face(jacobian, support), _on_face(jacobian, reachable)
     growth = -float(np.linalg.eigvals(inner).real.min()) if inner.size else -np.inf
     if (reachable != support).any():

@@ -47,7 +47,10 @@ class Blocks:
 
     def matrices(self, n: int, n_groups: int) -> Array:
         """All blocks, (n, D, D)."""
-        out = jnp.broadcast_to(self.diagonal, (n, n_groups))[:, :, None] * jnp.eye(n_groups, dtype=self.diagonal.dtype)[None]
+        out = (
+            jnp.broadcast_to(self.diagonal, (n, n_groups))[:, :, None]
+            * jnp.eye(n_groups, dtype=self.diagonal.dtype)[None]
+        )
         for coefficient, matrix in self.terms:
             out = out + coefficient[:, None, None] * matrix[None]
         return out if self.dense is None else out + self.dense
@@ -81,7 +84,11 @@ class Aggregate:
 
     def columns(self) -> Array:
         """L_i, (n, D, D)."""
-        return self.sensitivity[:, None, None] * self.B[None] if self.left is None and self.B is not None else jnp.asarray(self.left)
+        return (
+            self.sensitivity[:, None, None] * self.B[None]
+            if self.left is None and self.B is not None
+            else jnp.asarray(self.left)
+        )
 
     def dense(self, n: int, n_groups: int) -> Array:
         return self.columns()[:, :, None, :] * self.reach[None, None, :, None]
@@ -165,7 +172,11 @@ class AffineMap:
         if not isinstance(others, Aggregate) or others.held:
             return self.own
         if others.B is None:
-            return Blocks(self.own.diagonal, self.own.terms, self.own.dense + others.reach[:, None, None] * others.columns())
+            return Blocks(
+                self.own.diagonal,
+                self.own.terms,
+                others.reach[:, None, None] * others.columns() + jnp.asarray(self.own.dense),
+            )
         # Coefficients of one and the same matrix are summed, so that an excluded own part cancels exactly.
         merged = {id(others.B): (others.reach * others.sensitivity, others.B)}
         for coefficient, matrix in self.own.terms:

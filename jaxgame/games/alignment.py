@@ -5,7 +5,8 @@ This project's own instantiation of the model of arXiv 2602.06836.
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Callable
+from typing import Any, ClassVar
 
 import jax.numpy as jnp
 from jax import Array
@@ -26,8 +27,8 @@ class AlignmentGame:
 
     U_i = α_i ⟨a_i, w_i⟩ − ½ γ_i (w_i − t_i)ᵀ Q (w_i − t_i) + δ_i · diversity(w_i, s̄_i), with s̄_i the mean of the other
     agents (or a network average), Q = K for consistency_metric "response" and Q = I for "mixture", and diversity
-    ½ w_iᵀ Δ s̄_i ("pairwise", Δ_de = v_d + v_e − 2 K_de) or ½ (w_i − s̄_i)ᵀ K (w_i − s̄_i) ("centroid"). An agent that meets
-    no one has diversity 0.
+    ½ w_iᵀ Δ s̄_i ("pairwise", Δ_de = v_d + v_e − 2 K_de) or ½ (w_i − s̄_i)ᵀ K (w_i − s̄_i) ("centroid"). An agent
+    that meets no one has diversity 0.
 
     targets t (n, D) rows on the simplex; kernel K (D, D) positive semidefinite; appeal a (n, D), or (D,) broadcast;
     attractiveness α ≥ 0, consistency γ ≥ 0, diversity δ of any sign: scalar or (n,); spread v (D,) ≥ diag(K), default
@@ -48,6 +49,7 @@ class AlignmentGame:
     spread: Any = None
     coupling: Any = None
     reach: Any = None
+    replace: ClassVar[Callable[..., Any]]
 
     def __init__(
         self,
@@ -69,8 +71,12 @@ class AlignmentGame:
         if consistency_metric not in METRICS:
             raise ValueError(f"consistency_metric is {consistency_metric!r}, expected one of {METRICS}")
         if coupling is not None and not isinstance(coupling, Network):
-            raise ValueError(f"coupling must be None (mean of the other agents) or a Network, got {type(coupling).__name__}")
-        dtype = _checks.float_dtype(targets, kernel, appeal, attractiveness, consistency, diversity, spread, reach, coupling)
+            raise ValueError(
+                f"coupling must be None (mean of the other agents) or a Network, got {type(coupling).__name__}"
+            )
+        dtype = _checks.float_dtype(
+            targets, kernel, appeal, attractiveness, consistency, diversity, spread, reach, coupling
+        )
         targets = _checks.shares("targets", _checks.array("targets", targets, dtype, ("n", "D")), targets)
         n, n_groups = targets.shape
         if n == 0 or n_groups == 0:
@@ -96,9 +102,15 @@ class AlignmentGame:
         if coupling is not None:
             coupling = coupling.sized(n, n_groups, dtype)
             if coupling.B is not None:
-                raise ValueError("coupling.B is set, expected None: in an AlignmentGame the kernel says how agents meet")
+                raise ValueError(
+                    "coupling.B is set, expected None: in an AlignmentGame the kernel says how agents meet"
+                )
             _checks.averaging("coupling.weights", coupling.weights)
-        reach = jnp.full(n, 1 / n, dtype) if reach is None else _checks.shares("reach", _checks.array("reach", reach, dtype, (n,)), reach)
+        reach = (
+            jnp.full(n, 1 / n, dtype)
+            if reach is None
+            else _checks.shares("reach", _checks.array("reach", reach, dtype, (n,)), reach)
+        )
         assign(
             self,
             targets=targets,
@@ -157,7 +169,11 @@ class AlignmentGame:
         else:
             diversity = (profile - others) * self._meeting(others) @ self.kernel
         consistency = self._metric(profile - self.targets)
-        return column(self.attractiveness) * self.appeal - column(self.consistency) * consistency + column(self.diversity) * diversity
+        return (
+            column(self.attractiveness) * self.appeal
+            - column(self.consistency) * consistency
+            + column(self.diversity) * diversity
+        )
 
     def affine(self) -> AffineMap:
         """The game map, up to multiples of 1 an agent (they change no equilibrium)."""

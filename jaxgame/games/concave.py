@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
+from typing import Any, ClassVar
 
 import jax
 import jax.numpy as jnp
@@ -33,10 +33,13 @@ class ConcaveGame:
     n_groups: int
     meeting: str
     network: Any
+    replace: ClassVar[Callable[..., Any]]
 
     def __init__(self, utility, params, n_groups, *, coupling="mean"):
         if not callable(utility):
-            raise ValueError(f"utility must be a function (params_i, mixture, others) -> scalar, got {type(utility).__name__}")
+            raise ValueError(
+                f"utility must be a function (params_i, mixture, others) -> scalar, got {type(utility).__name__}"
+            )
         if not isinstance(n_groups, int) or n_groups < 1:
             raise ValueError(f"n_groups is {n_groups!r}, expected a positive integer")
         dtype = _checks.float_dtype(params)
@@ -47,7 +50,9 @@ class ConcaveGame:
         for k, leaf in enumerate(leaves):
             leaf = jnp.asarray(leaf)
             if leaf.ndim == 0 or leaf.shape[0] != jnp.shape(leaves[0])[0] or leaf.shape[0] == 0:
-                raise ValueError(f"params leaf {k} has shape {leaf.shape}, expected the leading axis n of every leaf to agree")
+                raise ValueError(
+                    f"params leaf {k} has shape {leaf.shape}, expected the leading axis n of every leaf to agree"
+                )
             if jnp.issubdtype(leaf.dtype, jnp.floating):
                 leaf = jnp.asarray(leaf, dtype)
                 _checks.finite(f"params leaf {k}", leaf)

@@ -32,7 +32,9 @@ class MeanField:
     atomic: bool = True
     include_self: bool = True
 
-    def __init__(self, B, *, sensitivity=1.0, reach=None, atomic=True, include_self=True):
+    def __init__(
+        self, B: Any, *, sensitivity: Any = 1.0, reach: Any = None, atomic: bool = True, include_self: bool = True
+    ):
         dtype = _checks.float_dtype(B, sensitivity, reach)
         B = _checks.array("B", B, dtype, ("D", "D"))
         if B.shape[0] != B.shape[1]:
@@ -51,7 +53,11 @@ class MeanField:
     def sized(self, n: int, n_groups: int, dtype) -> MeanField:
         _checks.array("coupling.B", self.B, dtype, (n_groups, n_groups))
         _checks.array("coupling.sensitivity", self.sensitivity, dtype, (), (n,))
-        reach = jnp.full(n, 1 / n, dtype) if self.reach is None else _checks.array("coupling.reach", self.reach, dtype, (n,))
+        reach = (
+            jnp.full(n, 1 / n, dtype)
+            if self.reach is None
+            else _checks.array("coupling.reach", self.reach, dtype, (n,))
+        )
         return MeanField(
             jnp.asarray(self.B, dtype),
             sensitivity=jnp.asarray(self.sensitivity, dtype),
@@ -84,7 +90,9 @@ class MeanField:
 
 @pytree()
 class Network:
-    """Agent i meets Σ_j weights_ij B w_j; weights (n, n) dense or BCOO with a zero diagonal, B (D, D), default identity."""
+    """Agent i meets Σ_j weights_ij B w_j; weights (n, n) dense or BCOO with a zero diagonal, B (D, D), default
+    identity.
+    """
 
     weights: Any
     B: Any = None

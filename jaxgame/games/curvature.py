@@ -41,7 +41,9 @@ class Scaled:
 
 
 def checked(curvature: Any, n: int, n_groups: int, dtype) -> Any:
-    """The curvature argument of a game of n agents and D groups, as arrays of one dtype. ValueError where it does not fit."""
+    """The curvature argument of a game of n agents and D groups, as arrays of one dtype. ValueError where it does not
+    fit.
+    """
     if isinstance(curvature, Diagonal):
         h = _checks.array("curvature.h", curvature.h, dtype, (n_groups,), (n, n_groups))
         return Diagonal(h)

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import jax.numpy as jnp
 import numpy as np
 from jax import Array
@@ -30,7 +28,9 @@ def potential_weights(affine: AffineMap) -> Array:
 
 
 def why_no_potential(affine: AffineMap) -> str | None:
-    """Why diag(r) J is not symmetric positive-weighted for `potential_weights`, or None where it is. Concrete values only."""
+    """Why diag(r) J is not symmetric positive-weighted for `potential_weights`, or None where it is. Concrete values
+    only.
+    """
     weights = np.asarray(potential_weights(affine))
     if not (weights > 0).all():
         i = int(np.argmin(weights))
@@ -46,7 +46,11 @@ def why_no_potential(affine: AffineMap) -> str | None:
         return None if _close(B, B.transpose(1, 0, 3, 2)) else "B_ij is not the transpose of B_ji"
     if others.left is not None:
         n, n_groups = affine.linear.shape
-        return None if _symmetric(np.asarray(others.dense(n, n_groups)).reshape(n * n_groups, -1)) else "the marginals' Jacobian is not symmetric"
+        return (
+            None
+            if _symmetric(np.asarray(others.dense(n, n_groups)).reshape(n * n_groups, -1))
+            else "the marginals' Jacobian is not symmetric"
+        )
     if others.B is not None and not _symmetric(np.asarray(others.B)):
         return "the coupling matrix B is not symmetric"
     if isinstance(others, Edges):

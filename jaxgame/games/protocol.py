@@ -15,8 +15,8 @@ from jaxgame.games.affine import AffineMap, Blocks, Full
 class Game(Protocol):
     """n agents choose mixtures over D groups. Everything else a solver can use is structure found on the object:
 
-    `affine() -> AffineMap` (the game map is affine: a quadratic game), `linearise(profile) -> AffineMap` (its first-order
-    expansion without forming a dense Jacobian), `reach` (n,), weights of the representation,
+    `affine() -> AffineMap` (the game map is affine: a quadratic game), `linearise(profile) -> AffineMap` (its
+    first-order expansion without forming a dense Jacobian), `reach` (n,), weights of the representation,
     `is_aggregative`, whether agents meet only through an aggregate.
     """
 

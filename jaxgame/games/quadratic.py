@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Callable
+from typing import Any, ClassVar
 
 from jax import Array
 
@@ -17,8 +18,8 @@ from jaxgame.games.coupling import Dense, MeanField, Network
 class QuadraticGame:
     """U_i = linear_i·w_i − ½ w_iᵀ C_i w_i − w_iᵀ(what i meets).
 
-    linear: (n, D). curvature C: scalar | (n,) | (D, D) shared | (n, D, D), symmetric | `Diagonal(h)` | `Scaled(q, Q)`; a
-    plain 2-D array is always the shared (D, D) matrix. coupling: `MeanField`, `Network` or `Dense`.
+    linear: (n, D). curvature C: scalar | (n,) | (D, D) shared | (n, D, D), symmetric | `Diagonal(h)` | `Scaled(q,
+    Q)`; a plain 2-D array is always the shared (D, D) matrix. coupling: `MeanField`, `Network` or `Dense`.
 
     Raises ValueError naming the argument for wrong shapes, asymmetric curvature, NaN or infinity. An indefinite
     curvature is not an error: the certificate reports that the utilities are not concave.
@@ -27,6 +28,7 @@ class QuadraticGame:
     linear: Any
     curvature: Any
     coupling: Any
+    replace: ClassVar[Callable[..., Any]]
 
     def __init__(self, linear, curvature, *, coupling):
         if not isinstance(coupling, (MeanField, Network, Dense)):

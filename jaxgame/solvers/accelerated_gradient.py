@@ -41,7 +41,8 @@ class AcceleratedGradient:
         affine = linearise(game, profile)
         if _checks.concrete(affine.linear) and (reason := why_no_potential(affine)):
             raise ValueError(
-                f"AcceleratedGradient needs a potential game, but {reason}; use OptimisticGradient, Newton, or no solver argument"
+                f"AcceleratedGradient needs a potential game, but {reason}; "
+                "use OptimisticGradient, Newton, or no solver argument"
             )
 
     def init(self, game: Any, profile: Array) -> AcceleratedState:

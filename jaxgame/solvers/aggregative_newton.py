@@ -21,16 +21,16 @@ RESPONSE_TOL = 1e-4  # of a mixture; the Newton step corrects what is left
 class AggregativeNewton(Newton):
     """Newton for games in which agents meet only through S = Σ reach_j w_j: faces from best responses to S.
 
-    Every agent responds to the aggregate (in closed form where its curvature is diagonal), the responses fix the faces, and on
-    these the aggregate solves a D × D system. O(n D²) a step for scalar and diagonal curvature, O(n D³) for matrices;
-    never n × n. Raises ValueError before the start for a game on a network or with pairwise couplings.
+    Every agent responds to the aggregate (in closed form where its curvature is diagonal), the responses fix the
+    faces, and on these the aggregate solves a D × D system. O(n D²) a step for scalar and diagonal curvature, O(n D³)
+    for matrices; never n × n. Raises ValueError before the start for a game on a network or with pairwise couplings.
     """
 
     def check(self, game: Any) -> None:
         if not is_aggregative(game):
             raise ValueError(
-                "AggregativeNewton needs agents that meet through a mean (MeanField, the default coupling of AlignmentGame, or a "
-                "ConcaveGame with coupling 'mean'); use Newton, or no solver argument"
+                "AggregativeNewton needs agents that meet through a mean (MeanField, AlignmentGame's default coupling, "
+                "or a ConcaveGame with coupling 'mean'); use Newton, or no solver argument"
             )
 
     def guess(self, affine: AffineMap, base: Array) -> tuple[Array, Array]:
@@ -42,8 +42,8 @@ class AggregativeNewton(Newton):
 def best_response(affine: AffineMap, linear: Array, start: Array) -> Array:
     """Maximisers of linear_i·w − ½ wᵀ M_i w on the simplex, (n, D), to about `RESPONSE_TOL`.
 
-    Accelerated proximal steps in a diagonal metric that dominates M_i (FISTA with restart, an agent each): one step, and
-    exact, for diagonal blocks; √κ of them for matrices, each a matrix product and a water-filling.
+    Accelerated proximal steps in a diagonal metric that dominates M_i (FISTA with restart, an agent each): one step,
+    and exact, for diagonal blocks; √κ of them for matrices, each a matrix product and a water-filling.
     """
     metric = _majoriser(affine)
     if affine.own.is_diagonal:

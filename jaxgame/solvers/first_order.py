@@ -37,7 +37,9 @@ class Slope:
 
 
 def initial_slope(game: Any, profile: Array, weights: Array | None = None) -> Slope:
-    """From the Jacobian at a profile (rows weighted): it holds everywhere in quadratic games, elsewhere it is a start."""
+    """From the Jacobian at a profile (rows weighted): it holds everywhere in quadratic games, elsewhere it is a
+    start.
+    """
     L = lipschitz(linearise(game, profile), weights)
     L = jnp.where(L > 0, L, 1) * (1.02 if is_quadratic(game) else 1.2)  # the power method errs from below
     return Slope(L, 1 / L)

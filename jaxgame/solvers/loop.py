@@ -4,19 +4,20 @@ A solver is any object with
 
     init(game, profile (n, D)) -> state      and      step(game, state) -> state
 
-where a state is a pytree of arrays that is the profile itself or carries it as the attribute `profile` (or, for a tuple,
-as its first element). A state may also carry `marginals` and the natural `residual` at its profile, which saves the loop
-computing them, and `evaluations`, how many times it has evaluated marginals. Solvers contain no loop over steps, no stopping and no jit.
+where a state is a pytree of arrays that is the profile itself or carries it as the attribute `profile` (or, for a
+tuple, as its first element). A state may also carry `marginals` and the natural `residual` at its profile, which
+saves the loop computing them, and `evaluations`, how many times it has evaluated marginals. Solvers contain no loop
+over steps, no stopping and no jit.
 
-Optional on the solver: `check(game)` raises ValueError before the start for a game that it cannot treat; `max_steps`, its
-default; `stall`, the steps without progress after which to give up; `evaluations_per_step`.
+Optional on the solver: `check(game)` raises ValueError before the start for a game that it cannot treat; `max_steps`,
+its default; `stall`, the steps without progress after which to give up; `evaluations_per_step`.
 """
 
 from __future__ import annotations
 
-from typing import Any, Protocol
+from collections.abc import Callable
+from typing import Any, ClassVar, Protocol
 
-import jax
 import jax.numpy as jnp
 from jax import Array, lax
 
@@ -44,12 +45,13 @@ class Progress:
     residual: Array
     status: Array
     steps: Array
+    replace: ClassVar[Callable[..., Any]]
     since: Array  # steps since the best profile
-    evaluations: Array | None  # of the marginals, known at the end
+    evaluations: Any  # of the marginals, known at the end
     history: Array  # (max_steps,) with NaN where no step was made, or (0,)
 
 
-def profile_of(state: Any) -> Array:
+def profile_of(state: Any) -> Any:
     """The profile that a solver's state stands for."""
     if hasattr(state, "profile"):
         return state.profile
@@ -59,17 +61,28 @@ def profile_of(state: Any) -> Array:
         return state[0]
     if hasattr(state, "ndim"):
         return state
-    raise ValueError(f"solver state {type(state).__name__} has no profile: make it the profile, or give it the attribute `profile`")
+    raise ValueError(
+        f"solver state {type(state).__name__} has no profile: make it the profile, or give it the attribute `profile`"
+    )
 
 
 def run(
-    game: Any, solver: Solver, profile: Array, scale: Scale, *, tol: Array, max_steps: Array, patience: int, record: int = 0, finish: bool = False
+    game: Any,
+    solver: Solver,
+    profile: Array,
+    scale: Scale,
+    *,
+    tol: Array,
+    max_steps: Array,
+    patience: int,
+    record: int = 0,
+    finish: bool = False,
 ) -> Progress:
     """Iterate until the natural residual is at most tol (or at rounding), max_steps, or nothing finite is left.
 
     `patience`: steps without a new best residual after which the solver counts as stalled.
-    `record`: how many residuals to keep (static). `finish`: past tol, go on as long as every step lowers the residual, down
-    to rounding (static); for Newton steps, which reach it at once.
+    `record`: how many residuals to keep (static). `finish`: past tol, go on as long as every step lowers the
+    residual, down to rounding (static); for Newton steps, which reach it at once.
     """
 
     def observe(state: Any) -> tuple[Array, Array, Array]:
@@ -129,6 +142,8 @@ def run(
     end = lax.while_loop(unfinished, body, start)
     reached = end.residual <= jnp.maximum(tol, scale.floor(end.marginals))
     evaluations = getattr(end.state, "evaluations", end.steps * getattr(solver, "evaluations_per_step", 1) + 1)
-    return end.replace(  # pyright: ignore[reportAttributeAccessIssue]
-        status=jnp.where(end.status < 0, jnp.where(reached, CONVERGED, MAX_STEPS), end.status), state=None, evaluations=evaluations
+    return end.replace(
+        status=jnp.where(end.status < 0, jnp.where(reached, CONVERGED, MAX_STEPS), end.status),
+        state=None,
+        evaluations=evaluations,
     )

@@ -1,8 +1,8 @@
 """Semismooth Newton on the natural map, globalised by an interior-point sequence (theory §6).
 
 A step guesses the face of every agent and solves the linear optimality conditions on it (`kkt`): finite for quadratic
-games, locally quadratic otherwise. Guessing can cycle. When the residual stops falling, the step moves instead along the
-central path w∘ν = τ of the same complementarity problem, which converges for every monotone game however badly
+games, locally quadratic otherwise. Guessing can cycle. When the residual stops falling, the step moves instead along
+the central path w∘ν = τ of the same complementarity problem, which converges for every monotone game however badly
 conditioned, and tries the face that each of its points suggests.
 """
 
@@ -21,7 +21,6 @@ from jaxgame.games import is_quadratic, linearise
 from jaxgame.games.affine import AffineMap
 from jaxgame.solvers import kkt
 from jaxgame.solvers.scale import Scale, measure
-
 
 PATIENCE = 4  # trials without a new best before the search along the central path begins
 
@@ -52,8 +51,8 @@ class NewtonState:
 class Newton:
     """Semismooth Newton for any game whose Jacobian can be had; with an exact finish on quadratic games.
 
-    Linear algebra: through the aggregate where agents meet through a mean (O(n D³) a step, nothing n × n), dense LU up to
-    n·D = 4096 ((n·D)² numbers), matrix-free GMRES beyond.
+    Linear algebra: through the aggregate where agents meet through a mean (O(n D³) a step, nothing n × n), dense LU
+    up to n·D = 4096 ((n·D)² numbers), matrix-free GMRES beyond.
     """
 
     max_steps: ClassVar[int] = 200
@@ -185,7 +184,9 @@ def start_interior(game: Any, scale: Scale, profile: Array) -> Interior:
 
 @pytree()
 class PathStep:
-    """A predictor and corrector step (Mehrotra 1992) of the central path; stays where it is if it would not be finite."""
+    """A predictor and corrector step (Mehrotra 1992) of the central path; stays where it is if it would not be
+    finite.
+    """
 
     affine: AffineMap
     now: Interior
@@ -227,6 +228,8 @@ class PathStep:
         """The system whose solution leads to w∘ν = target."""
         stationarity = self.affine(self.now.mixture) + self.now.mu[:, None]  # = ν on the path
         return target / self.now.mixture - stationarity, 1 - self.now.mixture.sum(1)
+
+
 def _longest(x: Array, dx: Array) -> Array:
     """The largest step ≤ 1.5 that keeps x + t·dx ≥ 0."""
     return jnp.minimum(jnp.where(dx < 0, -x / jnp.where(dx < 0, dx, -1), 1.5).min(), 1.5)
