@@ -33,18 +33,18 @@ class StudyOptions(BaseModel):
     weight: str | None = None
     groups: list[str | int | float] | None = None
     missing: list[str | int | float] | None = None
-    agents: int = Field(100, ge=1, le=1_000_000)
-    attractiveness: float = Field(0.5, ge=0)
-    consistency: float = Field(1.0, gt=0)
+    agents: int = Field(default=100, ge=1, le=1_000_000)
+    attractiveness: float = Field(default=0.5, ge=0)
+    consistency: float = Field(default=1.0, gt=0)
     diversity: float = 0.1
     diversity_form: Literal["pairwise", "centroid"] = "pairwise"
     metric: Literal["response", "mixture"] = "response"
     kernel: Literal["gaussian", "match"] = "gaussian"
-    heterogeneity: float = Field(0.0, ge=0, lt=1)
+    heterogeneity: float = Field(default=0.0, ge=0, lt=1)
     solver: Literal["auto", *SOLVERS] = "auto"  # pyright: ignore[reportInvalidTypeForm]
     precision: Literal["float64", "float32"] = "float64"
-    seed: int = Field(0, ge=0, lt=2**32)
-    draws: int = Field(200, ge=FEWEST_DRAWS, le=100_000)
+    seed: int = Field(default=0, ge=0, lt=2**32)
+    draws: int = Field(default=200, ge=FEWEST_DRAWS, le=100_000)
 
 
 def study_options(config: Path | None, flags: dict[str, Any]) -> StudyOptions:

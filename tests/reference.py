@@ -10,6 +10,7 @@ from __future__ import annotations
 import itertools
 from dataclasses import dataclass
 from functools import cached_property
+from typing import Any
 
 import numpy as np
 import scipy.linalg
@@ -24,14 +25,14 @@ class Alignment:
     targets: np.ndarray
     kernel: np.ndarray
     appeal: np.ndarray
-    attractiveness: float | np.ndarray = 1.0
-    consistency: float | np.ndarray = 1.0
-    diversity: float | np.ndarray = 0.0
+    attractiveness: Any = 1.0
+    consistency: Any = 1.0
+    diversity: Any = 0.0
     diversity_form: str = "pairwise"
     consistency_metric: str = "response"
-    spread: np.ndarray | None = None
-    weights: np.ndarray | None = None
-    reach: np.ndarray | None = None
+    spread: Any = None
+    weights: Any = None
+    reach: Any = None
 
     @property
     def shape(self):
@@ -87,15 +88,15 @@ class Alignment:
         return type(self)(**{f: changes.get(f, getattr(self, f)) for f in self.__dataclass_fields__})
 
     @cached_property
-    def affine(self):
+    def affine(self) -> tuple[np.ndarray, np.ndarray]:
         return affine(self)
 
 
 @dataclass(frozen=True)
 class MeanField:
     B: np.ndarray
-    sensitivity: float | np.ndarray = 1.0
-    reach: np.ndarray | None = None
+    sensitivity: Any = 1.0
+    reach: Any = None
     atomic: bool = True
     include_self: bool = True
 
@@ -103,7 +104,7 @@ class MeanField:
 @dataclass(frozen=True)
 class Network:
     weights: np.ndarray
-    B: np.ndarray | None = None
+    B: Any = None
 
 
 @dataclass(frozen=True)
@@ -127,8 +128,8 @@ class Quadratic:
     """U_i = linear_i·w_i - ½ w_iᵀ C_i w_i - w_iᵀ (what i meets), every form of C and of the meeting in the contract."""
 
     linear: np.ndarray
-    curvature: float | np.ndarray | Diagonal | Scaled
-    coupling: MeanField | Network | Dense
+    curvature: Any
+    coupling: Any
 
     @property
     def shape(self):
@@ -187,7 +188,7 @@ class Quadratic:
         return Quadratic(s * self.linear, C, c)
 
     @cached_property
-    def affine(self):
+    def affine(self) -> tuple[np.ndarray, np.ndarray]:
         return affine(self)
 
 
@@ -211,7 +212,7 @@ def tangent_basis(D):
     return scipy.linalg.null_space(np.ones((1, D))) if D > 1 else np.zeros((1, 0))
 
 
-def affine(game):
+def affine(game) -> tuple[np.ndarray, np.ndarray]:
     """(M, q) with F(x) = M x + q for the flattened profile, by probing the game map."""
     n, D = game.shape
     M = np.zeros((n * D, n * D))
@@ -348,6 +349,12 @@ def vi_solution(M, q, shape, tolerance=1e-14):
     if error > tolerance:
         raise RuntimeError(f"reference solution has KKT error {error:.1e}")
     return W
+
+
+def solution(game):
+    """One equilibrium of an `Alignment` or `Quadratic` game."""
+    M, q = game.affine
+    return vi_solution(M, q, game.shape)
 
 
 def all_equilibria(M, q, shape, tolerance=1e-10):

@@ -1,6 +1,7 @@
 """Bad arguments: a ValueError at construction that names the argument and the first offender, never a wrong answer."""
 
 import re
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -10,8 +11,9 @@ import reference as ref
 import zoo
 from jax.experimental.sparse import BCOO
 
-import jaxgame as jg
+import jaxgame
 
+jg: Any = jaxgame  # what follows is wrong on purpose: no type checker needs to say so
 N, D = 7, 5  # no index below is 7 or 5: an index in a message is not the shape
 
 
@@ -26,7 +28,7 @@ def alignment(**changes):
     )
 
 
-def quadratic(linear=None, curvature=1.0, coupling=None, **mean_field):
+def quadratic(linear=None, curvature: Any = 1.0, coupling=None, **mean_field):
     coupling = jg.MeanField(np.eye(D), **mean_field) if coupling is None else coupling
     return jg.QuadraticGame(np.zeros((N, D)) if linear is None else linear, curvature, coupling=coupling)
 
@@ -167,7 +169,10 @@ def test_bad_argument(case):
 
 def test_good_arguments_pass():
     """What the cases above change one thing of is fine itself, and so is the contract's slack."""
-    alignment(), quadratic(), alignment(coupling=jg.Network(ring())), alignment(coupling=jg.Network(sparse(ring())))
+    alignment()
+    quadratic()
+    alignment(coupling=jg.Network(ring()))
+    alignment(coupling=jg.Network(sparse(ring())))
     alignment(targets=good()["targets"] * (1 + 5e-9), kernel=np.zeros((D, D)), diversity=-1.0)
     alignment(kernel=square + 1e-15 * np.arange(D)[None, :])
     quadratic(curvature=-1.0)  # not concave: reported, no error

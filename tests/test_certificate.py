@@ -441,8 +441,8 @@ def test_residual_is_that_of_the_theory(rng):
 
 def test_rosens_weights_prove_more(rng):
     """Unequal δ_i: not monotone as it is, strongly monotone with weights, which numpy confirms; one equilibrium."""
-    delta = np.array([0.02, 0.9, 0.05])
-    spec = ref.random_alignment(rng, 3, 2, consistency=0.5, diversity=delta, attractiveness=0.3)
+    delta = np.array([0.02, 0.03, 2.4, 0.02, 0.05, 0.04])
+    spec = ref.random_alignment(rng, 6, 2, consistency=0.5, diversity=delta, attractiveness=0.3)
     M = spec.affine[0]
     found = jg.certify(zoo.to_game(spec), ref.vi_solution(*spec.affine, spec.shape))
     assert ref.constants(M, spec.shape)[0] < 0 and float(found.monotonicity) < 0
@@ -545,7 +545,7 @@ def test_bad_arguments(rng):
     with pytest.raises(ValueError, match="concrete"):
         jax.jit(lambda w: jg.certify(game, w).residual)(W)
     with pytest.raises(ValueError, match="concrete"):
-        jax.jit(lambda a: jg.certify(game.replace(attractiveness=a), W).residual)(0.5)
+        jax.jit(lambda g: jg.certify(g, W).residual)(game)
     c, L = (float(x) for x in ref.constants(zoo.GAMES["boundary_pairwise"]().spec.affine[0], (4, 3)))
     for bad in (1.1 * c, np.nan, np.inf):
         with pytest.raises(ValueError, match="monotonicity is"):

@@ -3,8 +3,10 @@
 import io
 import pickle
 import zipfile
+from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 from numpy.lib import format as npy
@@ -62,7 +64,7 @@ def test_alignment_game_in_toml(tmp_path):
     )
     game, names = gamefile.load(path)
     weights = np.array([[0, 1, 0], [0.5, 0, 0.5], [0, 0, 0]])
-    options = dict(attractiveness=np.array([1, 2, 3]), diversity=-0.1, spread=np.array([1, 2, 1.5]))
+    options: dict[str, Any] = dict(attractiveness=np.array([1, 2, 3]), diversity=-0.1, spread=np.array([1, 2, 1.5]))
     options |= dict(diversity_form="centroid", consistency_metric="mixture", reach=np.array([0.5, 0.25, 0.25]))
     expected = AlignmentGame(
         np.array(TARGETS), np.array(KERNEL), np.array(APPEAL), coupling=Network(weights), **options
@@ -81,8 +83,9 @@ def test_references_to_files_and_edges(tmp_path):
     game, names = gamefile.load(path)
     dense = np.array([[0, 1, 0], [0.5, 0, 0.5], [0, 0, 0]])
     expected = AlignmentGame(np.array(TARGETS), np.array(KERNEL), np.array(APPEAL), coupling=Network(dense))
-    profile = np.array(TARGETS)[::-1]
+    profile = jnp.asarray(TARGETS)[::-1]
     assert np.allclose(game.marginals(profile), expected.marginals(profile))
+    assert isinstance(game, AlignmentGame)
     assert np.allclose(game.replace(diversity=1.0).others(profile), expected.replace(diversity=1.0).others(profile))
     assert names == ("group 0", "group 1", "group 2")
 
@@ -147,6 +150,7 @@ def test_toml_and_npz_say_the_same(tmp_path):
 def test_precision_is_that_of_the_arrays(tmp_path):
     arrays = dict(targets=np.array(TARGETS, np.float32), kernel=np.array(KERNEL, np.float32))
     game, _ = gamefile.load(npz(tmp_path, kind="alignment", appeal=np.array(APPEAL, ">f4"), **arrays))
+    assert isinstance(game, AlignmentGame)
     assert game.targets.dtype == np.float32
 
 

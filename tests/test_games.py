@@ -1,6 +1,7 @@
 """Utilities and marginals of every kind of game against the formulas in numpy and against automatic differentiation."""
 
 import itertools
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -47,7 +48,7 @@ def quadratics():
     yield "shared-n-equals-D", square
 
 
-SPECS = dict(alignments()) | dict(quadratics())
+SPECS: dict[str, Any] = dict(alignments()) | dict(quadratics())
 CONCAVE = ("concave_mean", "concave_network", "concave_profile", "quantal_response", "coupled_logarithm", "cubic_cost")
 
 
@@ -266,7 +267,7 @@ def test_reference_solutions_agree(name):
     """Lemke, enumeration of supports and the potential's minimiser find the same points, each by other means."""
     spec = zoo.GAMES[name]().spec
     M, q = spec.affine
-    W = ref.vi_solution(M, q, spec.shape)
+    W = ref.solution(spec)
     assert ref.kkt_error(spec.game_map(W), W) < 1e-12
     if spec.shape[0] * spec.shape[1] <= 9:
         found = ref.all_equilibria(M, q, spec.shape)

@@ -213,8 +213,8 @@ class Bare:
     def init(self, game, profile):
         return profile
 
-    def step(self, game, profile):
-        return jg.simplex.project(profile + 0.1 * game.marginals(profile))
+    def step(self, game, state):
+        return jg.simplex.project(state + 0.1 * game.marginals(state))
 
 
 class Record(NamedTuple):
@@ -249,9 +249,12 @@ def test_own_solver(solver):
 def test_own_solver_that_diverges():
     """What becomes NaN is not returned: the best profile before it is, with a status and a message."""
 
-    class Diverging(Bare):
-        def step(self, game, profile):
-            return profile * jnp.nan
+    class Diverging:
+        def init(self, game, profile):
+            return profile
+
+        def step(self, game, state):
+            return state * jnp.nan
 
     found = jg.solve(zoo.GAMES["condition_10"]().game(), Diverging())
     assert not bool(found.converged) and int(found.status) != 0

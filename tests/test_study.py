@@ -247,7 +247,7 @@ def test_no_critical_ratios_is_a_finding_not_a_failure(study):
     )
     assert "Critical ratios do not exist here: for a reason." in findings(without)
     for draw in FIGURES.values():
-        draw(without)
+        assert draw(without).get_suptitle()
 
 
 def test_everyone_represented_is_said(study):
@@ -343,3 +343,11 @@ def test_interrupt_waits_for_the_last_rename(tmp_path, monkeypatch):
         for name in ("report.json", "a", "z"):
             (folder / name).write_text(name)
     assert {path.name for path in (tmp_path / "out").iterdir()} == {"report.json", "a", "z"}
+
+
+def test_long_lists_are_counted(study):
+    many = dataclasses.replace(study, excluded=np.arange(7) < 5, alike=[(0, e) for e in range(1, 7)])
+    assert headline(many) == "No agent represents 5 of 7 groups"
+    assert "3 other pairs (report.json names them)" in " ".join(findings(many))
+    alone = dataclasses.replace(study, options=OPTIONS.model_copy(update={"agents": 1}))
+    assert headline(alone).startswith("The agent does not represent 2 of 7 groups: extremely liberal")

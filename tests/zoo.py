@@ -82,10 +82,7 @@ class Concave:
         )
 
 
-Spec = ref.Alignment | ref.Quadratic | Concave
-
-
-def spelled_out(spec: Spec) -> Spec:
+def spelled_out(spec: Any) -> Any:
     """The same game with every default and every scalar written as an array: fewer shapes, so fewer compilations."""
     n, D = spec.shape
     if isinstance(spec, ref.Alignment):
@@ -107,18 +104,18 @@ def spelled_out(spec: Spec) -> Spec:
     return ref.Quadratic(spec.linear, spec.curvature, c)
 
 
-def to_game(spec: Spec, dtype: Any = np.float64, sparse: bool = False, as_given: bool = False):
+def to_game(spec: Any, dtype: Any = np.float64, sparse: bool = False, as_given: bool = False) -> Any:
     """The library's game, its arrays of that dtype; networks as BCOO if `sparse`, defaults left out if `as_given`."""
     spec = spec if as_given else spelled_out(spec)
 
-    def cast(x):
+    def cast(x) -> Any:
         return None if x is None else jnp.asarray(np.asarray(x), dtype)
 
-    def network(weights):
+    def network(weights) -> Any:
         return BCOO.fromdense(cast(weights)) if sparse else cast(weights)
 
     if isinstance(spec, Concave):
-        coupling = spec.coupling if isinstance(spec.coupling, str) else jg.Network(network(spec.coupling))
+        coupling: Any = spec.coupling if isinstance(spec.coupling, str) else jg.Network(network(spec.coupling))
         return jg.ConcaveGame(
             spec.utility, {k: cast(v) for k, v in spec.params.items()}, spec.n_groups, coupling=coupling
         )
@@ -175,15 +172,15 @@ def sigma(spec):
 class Entry:
     """A game and what is true of it; `solution` is None where only the KKT conditions judge."""
 
-    spec: Spec
-    solution: np.ndarray | None = None
+    spec: Any
+    solution: Any = None
     monotone: bool = True
     unique: bool = True
     potential: bool = False
     mean_field: bool = True
     mild: bool = False  # condition number small enough for every first-order method
 
-    def game(self, dtype: Any = np.float64, sparse: bool = False):
+    def game(self, dtype: Any = np.float64, sparse: bool = False) -> Any:
         return to_game(self.spec, dtype, sparse)
 
 
@@ -194,10 +191,6 @@ def entry(make: Callable[[], Entry]) -> Callable[[], Entry]:
     cached = lru_cache(maxsize=None)(make)
     GAMES[make.__name__] = cached
     return cached
-
-
-def _exact(spec):
-    return ref.vi_solution(*spec.affine, spec.shape)
 
 
 def _rng(seed):
@@ -278,7 +271,7 @@ def plain_projection():
 # --- alignment games with zeros, against Lemke ----------------------------------------------------
 def _alignment(seed, n=4, D=3, potential=False, mean_field=True, monotone=True, **options):
     spec = ref.random_alignment(_rng(seed), n, D, **options)
-    return Entry(spec, _exact(spec), potential=potential, mean_field=mean_field, monotone=monotone, mild=True)
+    return Entry(spec, ref.solution(spec), potential=potential, mean_field=mean_field, monotone=monotone, mild=True)
 
 
 @entry
@@ -391,7 +384,7 @@ def identical_groups_mixture():
     spec = ref.Alignment(
         np.tile([[0.4, 0.4, 0.2]], (4, 1)), K, np.array([0.3, 0.3, -0.1]), 0.5, 1.0, 0.3, consistency_metric="mixture"
     )
-    W = _exact(spec)
+    W = ref.solution(spec)
     assert np.abs(W[:, 0] - W[:, 1]).max() < 1e-13
     return Entry(spec, W, potential=True, mild=True)
 
@@ -424,7 +417,7 @@ def equal_appeals():
 def untargeted_group():
     targets = np.tile([[0.6, 0.4, 0.0]], (4, 1))
     spec = ref.Alignment(targets, np.eye(3), _rng(32).normal(size=(4, 3)), 0.6, 1.0, 0.4)
-    return Entry(spec, _exact(spec), potential=True, mild=True)
+    return Entry(spec, ref.solution(spec), potential=True, mild=True)
 
 
 @entry
@@ -437,7 +430,7 @@ def zero_attractiveness_and_diversity():
 def large_common_appeal():
     """A large constant in the appeal changes nothing but the rounding."""
     spec = ref.random_alignment(_rng(34), 4, 3, attractiveness=0.5, consistency=1.0, diversity=0.2)
-    W = _exact(spec)
+    W = ref.solution(spec)
     return Entry(spec.replace(appeal=spec.appeal + 1024.0), W, potential=True, mild=True)
 
 
@@ -480,7 +473,7 @@ def _quadratic(curvature, coupling, seed):
     rng = _rng(seed)
     C, c = curvatures(rng, 4, 3)[curvature], couplings(rng, 4, 3)[coupling]
     spec = ref.Quadratic(1.5 * rng.normal(size=(4, 3)), C, c)
-    return Entry(spec, _exact(spec), mean_field=isinstance(c, ref.MeanField), mild=True)
+    return Entry(spec, ref.solution(spec), mean_field=isinstance(c, ref.MeanField), mild=True)
 
 
 def _quadratic_entry(curvature, coupling, seed):
@@ -500,7 +493,7 @@ def unreached_agents():
     rng = _rng(70)
     coupling = ref.MeanField(0.8 * spd(rng, 3), 1.0, np.array([0.5, 0.0, 0.5, 0.0]))
     spec = ref.Quadratic(rng.normal(size=(4, 3)), spd(rng, 3), coupling)
-    return Entry(spec, _exact(spec), mild=True)
+    return Entry(spec, ref.solution(spec), mild=True)
 
 
 @entry
@@ -509,7 +502,7 @@ def insensitive_agents():
     coupling = ref.MeanField(0.8 * spd(rng, 3), np.array([0.0, 1.0, 0.0, 0.5]), atomic=False)
     b = rng.normal(size=(4, 3))
     spec = ref.Quadratic(b, 1.0, coupling)
-    W = _exact(spec)
+    W = ref.solution(spec)
     assert max(np.abs(W[i] - ref.project(b[i])).max() for i in (0, 2)) < 1e-12
     return Entry(spec, W, mild=True)
 
@@ -580,7 +573,7 @@ def condition_1e6_nonsymmetric():
 @entry
 def condition_1e6_random():
     spec = ref.random_mean_field(_rng(86), 10, 8, 1e6, False)
-    return Entry(spec, _exact(spec))
+    return Entry(spec, ref.solution(spec))
 
 
 # --- concave games --------------------------------------------------------------------------------
@@ -598,7 +591,7 @@ def _quadratic_parts(seed, n=4, D=3):
 def concave_mean():
     """The quadratic game with the mean of the others, given as a function."""
     _, linear, C, B, params = _quadratic_parts(90)
-    W = _exact(ref.Quadratic(linear, C, ref.MeanField(4 / 3 * B, include_self=False)))
+    W = ref.solution(ref.Quadratic(linear, C, ref.MeanField(4 / 3 * B, include_self=False)))
     params["B"] = np.tile(B, (4, 1, 1))
     return Entry(
         Concave(linear_quadratic, lambda p, w, s: p["curvature"] @ w - p["linear"] + p["B"] @ s, params, 3),
@@ -611,7 +604,7 @@ def concave_mean():
 def concave_network():
     rng, linear, C, B, params = _quadratic_parts(91)
     weights = ref.random_network(rng, 4, isolated=(1,))
-    W = _exact(ref.Quadratic(linear, C, ref.Network(weights, B)))
+    W = ref.solution(ref.Quadratic(linear, C, ref.Network(weights, B)))
     params["B"] = np.tile(B, (4, 1, 1))
     spec = Concave(linear_quadratic, lambda p, w, s: p["curvature"] @ w - p["linear"] + p["B"] @ s, params, 3, weights)
     return Entry(spec, W, mean_field=False, mild=True)
@@ -621,7 +614,7 @@ def concave_network():
 def concave_profile():
     rng, linear, C, _, params = _quadratic_parts(92)
     params["B"] = 0.3 * rng.normal(size=(4, 4, 3, 3)) / 2
-    W = _exact(ref.Quadratic(linear, C, ref.Dense(params["B"])))
+    W = ref.solution(ref.Quadratic(linear, C, ref.Dense(params["B"])))
 
     def marginal(p, w, s):
         return p["curvature"] @ w - p["linear"] + sum(b @ v for b, v in zip(p["B"], s, strict=True))

@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from jaxgame.study import Study
 
 INTERVAL = (0.05, 0.95)  # of the posterior draws
+FEW = 3  # names that fit into a title
 LARGE = 1.1  # a group shown this much more than its share is named in the text
 
 
@@ -23,9 +24,9 @@ def interval(draws: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     return low, high
 
 
-def listed(names: Sequence[str], word: str = "and") -> str:
+def listed(names: Sequence[str]) -> str:
     """a, b and c."""
-    return names[0] if len(names) == 1 else f"{', '.join(names[:-1])} {word} {names[-1]}"
+    return names[0] if len(names) == 1 else f"{', '.join(names[:-1])} and {names[-1]}"
 
 
 def number(x: float) -> str:
@@ -38,14 +39,21 @@ def percent(x: float) -> str:
     return f"{100 * x:.0f} %" if x >= 0.1 or x == 0 else f"{100 * x:.1f} %"
 
 
+def left_out(study: Study) -> str:
+    """The excluded groups: by name if they are few, else how many."""
+    out = [study.survey.groups[d] for d in np.flatnonzero(study.excluded)]
+    if not out:
+        return "no group"
+    return listed(out) if len(out) <= FEW else f"{len(out)} of {len(study.survey.groups)} groups"
+
+
 def headline(study: Study) -> str:
     """Who is left out."""
-    groups, agents = study.survey.groups, study.options.agents
-    out = [group for group, gone in zip(groups, study.excluded, strict=True) if gone]
+    total, out = len(study.survey.groups), int(study.excluded.sum())
     if not out:
-        return f"All {len(groups)} groups are represented"
-    nobody = "the agent does not represent" if agents == 1 else f"none of {agents} agents represents"
-    return f"{len(out)} of {len(groups)} groups are left out: {nobody} {listed(out, 'or')}"
+        return f"All {total} groups are represented"
+    nobody = "No agent represents" if study.options.agents > 1 else "The agent does not represent"
+    return f"{nobody} {out} of {total} groups" + (f": {left_out(study)}" if out <= FEW else "")
 
 
 def findings(study: Study) -> list[str]:
@@ -53,6 +61,8 @@ def findings(study: Study) -> list[str]:
     sentences = [f"{headline(study)}.", _who_gains(study), *_why(study)]
     if study.alike:
         pairs = [f"{study.survey.groups[d]} from {study.survey.groups[e]}" for d, e in study.alike]
+        if len(pairs) > FEW:
+            pairs[FEW:] = [f"{len(pairs) - FEW} other pairs (report.json names them)"]
         sentences.append(
             f"The survey cannot tell {'; '.join(pairs)} (χ² test, p > {INDISTINCT:.0%}): where their fates differ, "
             "it is for their shares and sampling noise, not because they are known to think differently."
@@ -124,7 +134,7 @@ def provenance(study: Study) -> str:
     weighting = "weighted" if survey.weighted else "unweighted"
     people = f"{int(survey.people.sum()):,} people"
     settings = [
-        f"{o.agents} agents",
+        f"{o.agents} agent{'' if o.agents == 1 else 's'}",
         f"α = {o.attractiveness:g}",
         f"γ = {o.consistency:g}",
         f"δ = {o.diversity:g} ({o.diversity_form})",

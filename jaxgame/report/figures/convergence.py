@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from matplotlib.figure import Figure
 
-from jaxgame.report.figures.style import BLACK, BLUE, GREEN, GREY, ORANGE, PURPLE, SKY, VERMILLION, finish, new, styled
+from jaxgame.report.figures.style import BLACK, BLUE, GREEN, GREY, ORANGE, PURPLE, SKY, VERMILLION, new, styled
 from jaxgame.report.text import provenance
 
 if TYPE_CHECKING:
@@ -34,7 +34,11 @@ def draw(study: Study) -> Figure:
 
 
 def _draw(study: Study) -> Figure:
-    figure = new(3.2)
+    stopped = {math.ceil(curve.evaluations[-1]) for curve in study.curves if not curve.converged}
+    counts = " or ".join(f"{count:,}" for count in sorted(stopped))
+    stop = f"* Stopped short of the tolerance, after {counts} evaluations. " if stopped else ""
+    note = f"{stop}A Newton step also solves linear systems. {provenance(study)}"
+    figure = new(2.55, _title(study.curves), note)
     axes = figure.subplots()
     tol = float(study.equilibrium.tol)
     for k, curve in enumerate(study.curves):
@@ -62,12 +66,7 @@ def _draw(study: Study) -> Figure:
     axes.grid(color="#EEEEEE", lw=0.6)
     axes.set_xlim(1, None)
     axes.legend(loc="upper center", bbox_to_anchor=(0.45, -0.25), ncols=2, columnspacing=1.2, handlelength=2.8)
-    stopped = [f"{math.ceil(curve.evaluations[-1]):,}" for curve in study.curves if not curve.converged]
-    stop = (
-        f"* Stopped short of the tolerance, after {' or '.join(sorted(set(stopped)))} evaluations. " if stopped else ""
-    )
-    note = f"{stop}A Newton step also solves linear systems. {provenance(study)}"
-    return finish(figure, _title(study.curves), note)
+    return figure
 
 
 def _title(curves: list[Curve]) -> str:

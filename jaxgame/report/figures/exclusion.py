@@ -9,8 +9,8 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullFormatter
 
-from jaxgame.report.figures.style import BLUE, GREY, VERMILLION, finish, new, styled, wrapped
-from jaxgame.report.text import interval, listed, number, provenance, uncertainty
+from jaxgame.report.figures.style import BLUE, GREY, VERMILLION, new, styled, wrapped
+from jaxgame.report.text import interval, left_out, number, provenance, uncertainty
 
 if TYPE_CHECKING:
     from jaxgame.study import Study
@@ -24,7 +24,11 @@ def draw(study: Study) -> Figure:
 
 def _draw(study: Study) -> Figure:
     groups = study.survey.groups
-    figure = new(1.6 + 0.26 * len(groups))
+    alike = "Critical ratios: the same population, but all agents aligned to its shares. "
+    whose = alike if study.options.heterogeneity else ""
+    if study.critical is not None and not study.critical.all():
+        whose += "Arrows to the left: out even at α = 0. "
+    figure = new(0.9 + 0.26 * len(groups), _title(study), f"{uncertainty(study)} {whose}{provenance(study)}")
     if study.critical is None:
         price = figure.subplots()
         left = price
@@ -38,9 +42,7 @@ def _draw(study: Study) -> Figure:
         axes.tick_params(axis="y", length=0)
         axes.set_axisbelow(True)
         axes.grid(axis="x", color="#EEEEEE", lw=0.6)
-    alike = "Critical ratios: the same population, but all agents aligned to its shares."
-    whose = f" {alike}" if study.options.heterogeneity else ""
-    return finish(figure, _title(study), f"{uncertainty(study)}{whose} {provenance(study)}")
+    return figure
 
 
 def _title(study: Study) -> str:
@@ -51,8 +53,7 @@ def _title(study: Study) -> str:
     # With different targets the critical ratios are those of another population.
     near = [] if study.options.heterogeneity else [d for d in near if study.critical[d] > study.ratio][:1]
     after = f"; {groups[near[0]]} is next, at {number(float(study.critical[near[0]]))}" if near else ""
-    out = [groups[d] for d in np.flatnonzero(study.excluded)]
-    return f"α/γ = {study.ratio:.3g} leaves out {listed(out) if out else 'no group'}{after}"
+    return f"α/γ = {study.ratio:.3g} leaves out {left_out(study)}{after}"
 
 
 def _critical(axes: Axes, study: Study, critical: np.ndarray) -> None:
@@ -72,7 +73,7 @@ def _critical(axes: Axes, study: Study, critical: np.ndarray) -> None:
         # left of the draws in which it does fall out
         axes.text(min(edge / 1.15, low[d] / 1.08), d, "never", color=BLUE, ha="right", va="center", fontsize=6)
     for d in np.flatnonzero(critical == 0).tolist():
-        axes.text(first * 1.12, d, "from the start", color=VERMILLION, ha="left", va="center", fontsize=6)
+        axes.plot(first, d, "<", color=colours[d], ms=4.5, clip_on=False)
     axes.set_xscale("log")
     axes.set_xlim(first, edge)
     axes.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5) if edge < 200 * first else (1,)))

@@ -5,16 +5,13 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 import numpy as np
-from matplotlib.axes import Axes
-from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.patches import Ellipse
-from matplotlib.text import Annotation
-from matplotlib.transforms import Bbox
 
-from jaxgame.report.figures.style import BLUE, GREY, ORANGE, PALE, VERMILLION, finish, new, styled, wrapped
-from jaxgame.report.text import listed, percent, provenance
+from jaxgame.report.figures.labels import place
+from jaxgame.report.figures.style import BLUE, GREY, ORANGE, PALE, VERMILLION, new, styled, wrapped
+from jaxgame.report.text import left_out, percent, provenance
 
 if TYPE_CHECKING:
     from jaxgame.study import Study
@@ -37,18 +34,17 @@ def _draw(study: Study) -> Figure:
     span = np.ptp(positions, axis=0).max() or 1.0
     half = max(np.ptp(positions[:, 1]) / 2 + 0.2 * span, 0.3 * span)
     wide = np.ptp(positions[:, 0]) + 0.36 * span
-    title = _title(study)
-    figure = new(1.45 + 0.14 * (len(title) // 52) + 3.25 * 2 * half / wide)
+    note = f"Size: area in proportion to the share. {provenance(study)}"
+    figure = new(0.95 + 3.2 * 2 * half / wide, _title(study), note)
     axes = figure.subplots()
     for d, cloud in enumerate(np.swapaxes(study.draws.positions, 0, 1)):
         axes.add_patch(_ellipse(cloud, VERMILLION if out[d] else PALE))
-    for d, place in enumerate(positions):
-        size = _diameter(shares[d])
-        axes.plot(*place, "o", ms=size, mfc="none", mec=GREY, mew=0.8, zorder=3)
+    for d, at in enumerate(positions):
+        axes.plot(*at, "o", ms=_diameter(shares[d]), mfc="none", mec=GREY, mew=0.8, zorder=3)
         if out[d]:
-            axes.plot(*place, "x", ms=4.5, mec=VERMILLION, mew=1.3, zorder=4)
+            axes.plot(*at, "x", ms=4.5, mec=VERMILLION, mew=1.3, zorder=4)
         else:
-            axes.plot(*place, "o", ms=_diameter(shown[d]), mfc=BLUE, mec="none", alpha=0.75, zorder=2)
+            axes.plot(*at, "o", ms=_diameter(shown[d]), mfc=BLUE, mec="none", alpha=0.75, zorder=2)
     profile = np.asarray(study.equilibrium.profile, float)
     agents = profile[np.linspace(0, len(profile) - 1, min(len(profile), MOST_AGENTS)).astype(int)] @ positions
     axes.plot(
@@ -80,8 +76,13 @@ def _draw(study: Study) -> Figure:
         columnspacing=0.8,
         handletextpad=0.4,
     )
-    finish(figure, title, f"Size: area in proportion to the share. {provenance(study)}")
-    _label(figure, axes, study, agents)
+    radii = [max(_diameter(a), _diameter(b)) / 2 for a, b in zip(shares, shown, strict=True)]
+    colours = [VERMILLION if gone else "black" for gone in out]
+    names = wrapped(study.survey.groups, 14)
+    order = np.argsort(-shares)  # the large ones have the first choice
+    marks = np.vstack([np.unique(agents.round(6), axis=0), people])
+    chosen = [[column[d] for d in order] for column in (names, radii, colours)]
+    place(figure, axes, chosen[0], positions[order], chosen[1], chosen[2], marks)
     return figure
 
 
@@ -90,9 +91,9 @@ def _diameter(share: float) -> float:
 
 
 def _title(study: Study) -> str:
-    out = [study.survey.groups[d] for d in np.flatnonzero(study.excluded)]
+    out = int(study.excluded.sum())
     distance = "Agents speak from the middle of the map" if _inward(study) else "Where groups stand and what agents say"
-    return f"{distance}; {listed(out)} {'is' if len(out) == 1 else 'are'} left out" if out else distance
+    return f"{distance}; {left_out(study)} {'is' if out == 1 else 'are'} left out" if out else distance
 
 
 def _inward(study: Study) -> bool:
@@ -129,71 +130,3 @@ def _legend(study: Study) -> list[Line2D]:
         handles.append(mark("excluded", "x", ms=4.5, mec=VERMILLION, mew=1.3))
     handles.append(Line2D([], [], color=PALE, lw=0.8, ls=(0, (2, 1.5)), label="90 % of posterior draws"))
     return handles
-
-
-def _label(figure: Figure, axes: Axes, study: Study, agents: np.ndarray) -> None:
-    """Names beside their bubbles, each at the first place around it where it covers nothing, or the least."""
-    canvas = FigureCanvasAgg(figure)
-    figure.draw_without_rendering()
-    renderer = canvas.get_renderer()
-    point = figure.dpi / 72
-    shares = np.asarray(study.survey.shares, float)
-    shown = np.asarray(study.equilibrium.representation, float)
-    radii = [max(_diameter(a), _diameter(b)) / 2 for a, b in zip(shares, shown, strict=True)]
-    places = axes.transData.transform(study.map.positions)
-    taken = [_around(place, radius * point) for place, radius in zip(places, radii, strict=True)]
-    taken += [_around(axes.transData.transform(shares @ study.map.positions), 4 * point)]
-    taken += [_around(place, 2 * point) for place in axes.transData.transform(np.unique(agents.round(6), axis=0))]
-    clouds = [patch.get_window_extent(renderer) for patch in axes.patches]
-    frame = axes.get_window_extent(renderer)
-    for d in np.argsort(-shares):
-        name = wrapped(study.survey.groups, 14)[d]
-        best, least = None, np.inf
-        for far in (2, 6, 12, 20, 30):
-            for angle in np.radians([90, 270, 45, 315, 135, 225, 0, 180]):
-                label = _annotation(axes, name, study.map.positions[d], angle, radii[d], far)
-                box = label.get_window_extent(renderer)
-                covered = sum(_overlap(box, other) for other in taken) + 10 * _outside(box, frame)
-                covered += 0.2 * sum(_overlap(box, cloud) for cloud in clouds)
-                if covered < least - 1e-9:
-                    if best is not None:
-                        best.remove()
-                    best, least = label, covered
-                else:
-                    label.remove()
-            if least == 0:
-                break
-        assert best is not None
-        best.set_color(VERMILLION if study.excluded[d] else "black")
-        taken.append(best.get_window_extent(renderer))
-
-
-def _annotation(axes: Axes, name: str, place: np.ndarray, angle: float, radius: float, far: float) -> Annotation:
-    x, y = np.cos(angle), np.sin(angle)
-    distance = radius + far
-    return axes.annotate(
-        name,
-        (place[0], place[1]),
-        (distance * x, distance * y),
-        textcoords="offset points",
-        ha="center" if abs(x) < 0.1 else "left" if x > 0 else "right",
-        va="center" if abs(y) < 0.1 else "bottom" if y > 0 else "top",
-        fontsize=6,
-        linespacing=0.95,
-        arrowprops=dict(arrowstyle="-", lw=0.4, color=GREY, shrinkA=0, shrinkB=0) if far > 8 else None,
-        zorder=6,
-    )
-
-
-def _around(place: np.ndarray, radius: float) -> Bbox:
-    return Bbox([place - radius, place + radius])
-
-
-def _overlap(a: Bbox, b: Bbox) -> float:
-    width = min(a.x1, b.x1) - max(a.x0, b.x0)
-    height = min(a.y1, b.y1) - max(a.y0, b.y0)
-    return max(width, 0.0) * max(height, 0.0)
-
-
-def _outside(box: Bbox, frame: Bbox) -> float:
-    return box.width * box.height - _overlap(box, frame)

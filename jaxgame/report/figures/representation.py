@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from matplotlib.figure import Figure
 
-from jaxgame.report.figures.style import BLUE, GREY, PALE, VERMILLION, finish, new, styled, wrapped
+from jaxgame.report.figures.style import BLUE, GREY, PALE, VERMILLION, new, styled, wrapped
 from jaxgame.report.text import headline, interval, percent, provenance, uncertainty
 
 if TYPE_CHECKING:
@@ -26,7 +26,8 @@ def _draw(study: Study) -> Figure:
     groups = study.survey.groups
     shares, shown = 100 * np.asarray(study.survey.shares), 100 * np.asarray(study.equilibrium.representation)
     rows = np.arange(len(groups))
-    figure = new(1.5 + 0.3 * len(groups))
+    note = f"{uncertainty(study)} {provenance(study)}"
+    figure = new(0.75 + 0.3 * len(groups), headline(study), note)
     axes = figure.subplots()
     axes.hlines(rows, np.minimum(shares, shown), np.maximum(shares, shown), color=PALE, lw=0.8, zorder=1)
     low, high = interval(100 * study.draws.shares)
@@ -42,6 +43,8 @@ def _draw(study: Study) -> Figure:
             shown[out], rows[out] + OFFSET, "X", color=VERMILLION, ms=5.5, label="excluded", zorder=3, clip_on=False
         )
     right = 1.02 * max(np.max(interval(100 * study.draws.shares)[1]), high.max(), shares.max(), shown.max())
+    if out.any():
+        right = max(right, high[out].max() / 0.55)  # room for the words beside
     probability = study.draws.excluded.mean(0)
     for d in np.flatnonzero(out):
         text = f"excluded in {percent(probability[d])} of draws"
@@ -57,4 +60,4 @@ def _draw(study: Study) -> Figure:
     axes.legend(
         loc="lower center", bbox_to_anchor=(0.5, 1.0), ncols=3, handletextpad=0.2, columnspacing=1.2, borderpad=0
     )
-    return finish(figure, headline(study), f"{uncertainty(study)} {provenance(study)}")
+    return figure

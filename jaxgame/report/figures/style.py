@@ -45,15 +45,12 @@ def styled() -> Any:
     return rc_context(_STYLE)
 
 
-def new(height: float) -> Figure:
-    """An empty figure of one column."""
-    return Figure(figsize=(WIDTH, height), layout="constrained")
-
-
-def finish(figure: Figure, title: str, footnote: str) -> Figure:
-    """Put the finding on top, source and options below."""
+def new(height: float, title: str, footnote: str) -> Figure:
+    """A figure of one column: the finding on top, `height` inches for what is drawn, source and options below."""
     heading = textwrap.fill(title, 52)
     note = textwrap.fill(footnote.replace(" = ", "\u00a0=\u00a0"), 92)
+    height += 0.14 * (1 + heading.count("\n")) + 0.09 * (1 + note.count("\n"))
+    figure = Figure(figsize=(WIDTH, height), layout="constrained")
     figure.suptitle(heading, x=0.01, ha="left", fontsize=8, fontweight="bold")
     figure.supxlabel(note, x=0.01, ha="left", fontsize=5, color=GREY, linespacing=1.3)
     return figure
