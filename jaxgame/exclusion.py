@@ -31,7 +31,7 @@ def excluded(equilibrium_or_profile: Any, *, tolerance: float | Array = 1e-3) ->
     return profile.max(-2) <= tolerance
 
 
-def under_represented(equilibrium_or_profile: Any, shares: Array, *, threshold: float | Array = 0.5) -> Array:
+def under_represented(equilibrium_or_profile: Any, shares: Any, *, threshold: float | Array = 0.5) -> Array:
     """Which groups' representation falls short of their population share: S_d < threshold·share_d, (D,) bool.
 
     shares: (D,), or one row an entry of a batch. The representation is an equilibrium's own, weighted by reach; of a

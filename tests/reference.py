@@ -226,12 +226,12 @@ def affine(game) -> tuple[np.ndarray, np.ndarray]:
     return M, centre - M @ base.ravel()
 
 
-def constants(M, shape):
+def constants(M, shape) -> tuple[float, float]:
     """(c, L): strong monotonicity and Lipschitz constant of x -> M x on the tangent space of the profile."""
     n, D = shape
     Z = np.kron(np.eye(n), tangent_basis(D))
     J = Z.T @ M @ Z
-    return (np.linalg.eigvalsh((J + J.T) / 2)[0], np.linalg.norm(J, 2)) if J.size else (np.inf, 0.0)
+    return (float(np.linalg.eigvalsh((J + J.T) / 2)[0]), float(np.linalg.norm(J, 2))) if J.size else (np.inf, 0.0)
 
 
 def scale(game_map, shape, lipschitz):

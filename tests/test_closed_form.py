@@ -1,8 +1,9 @@
 """Closed forms against formulas of theory §3 evaluated in numpy, and against the optimality conditions."""
 
-import jaxgame as jg
 import numpy as np
 import pytest
+
+import jaxgame as jg
 
 
 def kernel(rng, n_groups):

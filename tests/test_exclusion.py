@@ -1,6 +1,7 @@
-"""Who is excluded, when, and what inclusion costs: against enumeration of supports, survey numbers and n-agent solves."""
+"""Who is excluded, when, and what inclusion costs: against enumeration of supports, survey numbers, n-agent solves."""
 
 import itertools
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -73,7 +74,7 @@ def random_symmetric(rng, D, form, metric, delta, degenerate):
     else:  # a strictly concave common problem
         delta = max(delta, -0.9 / (1 if metric == "response" else largest))
     spread = np.diag(K) + rng.uniform(0, 1, D)
-    options = dict(diversity_form=form, consistency_metric=metric, spread=spread)
+    options: dict[str, Any] = dict(diversity_form=form, consistency_metric=metric, spread=spread)
     return symmetric(K, target, appeal, consistency=gamma, diversity=delta * gamma, **options)
 
 
@@ -171,7 +172,7 @@ def test_ratios_in_the_game_of_n_agents(rng, form, metric, delta):
 
 
 def test_a_group_that_leaves_first_and_ends_up_alone():
-    """Between two similar groups that are nearly as attractive, the most attractive group leaves first and re-enters."""
+    """Between two similar groups nearly as attractive, the most attractive group leaves first, and re-enters."""
     K = np.array([[1, 0.7, 0.2, 0], [0.7, 1, 0.7, 0], [0.2, 0.7, 1, 0], [0, 0, 0, 1]])
     spec = symmetric(K, np.array([0.3, 0.05, 0.3, 0.35]), np.array([0.96, 1, 0.96, 0]))
     game = zoo.to_game(spec)
@@ -339,13 +340,14 @@ def test_conditions_are_named(name):
 
 
 def test_weak_conditions_pass():
-    """What the conditions forbid starts beyond these: γ = δ (centroid), δ slightly above −γ, a network without effect."""
+    """What the conditions forbid starts beyond these: γ = δ (centroid), δ just above −γ, a network without effect."""
     T, a = np.full((2, 3), 1 / 3), np.arange(3.0)
-    for options in (
+    weak: tuple[dict[str, Any], ...] = (
         dict(diversity=1.0, diversity_form="centroid"),
         dict(diversity=-0.99),
         dict(coupling=jg.Network([[0.0, 1.0], [0.0, 0.0]])),
-    ):
+    )
+    for options in weak:
         assert not np.isnan(jg.critical_ratios(jg.AlignmentGame(T, np.eye(3), a, **options))).any()
 
 

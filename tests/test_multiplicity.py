@@ -33,7 +33,8 @@ def match(W, among):
 def test_all_equilibria_of_a_game_of_conformists():
     """The ones that the enumeration of supports finds, no more and no less, and all unstable ones among them."""
     for spec in (conformists(), zoo.GAMES["strong_conformism"]().spec):
-        exact = ref.all_equilibria(*spec.affine, spec.shape)
+        M, q = spec.affine
+        exact = ref.all_equilibria(M, q, spec.shape)
         found = jg.probe(zoo.to_game(spec))
         assert len(found.counts) == len(exact) > 3
         assert sorted(match(np.asarray(W), exact)[0] for W in found.profiles) == list(range(len(exact)))
@@ -79,7 +80,7 @@ def test_growth_is_the_rate_of_the_dynamics():
 
 
 def test_newton_finds_what_first_order_methods_leave():
-    """Started next to the unstable equilibrium Newton's method ends there; projected gradient steps do not."""
+    """Started next to the unstable equilibrium Newton's method ends there; extragradient steps do not."""
     spec = conformists()
     game = zoo.to_game(spec)
     found = jg.probe(game)
@@ -89,9 +90,9 @@ def test_newton_finds_what_first_order_methods_leave():
     W = found.profiles[interior[0]]
     near = 0.999 * W + 0.001 * jnp.asarray([0.6, 0.2, 0.2])[None]
     np.testing.assert_allclose(jg.solve(game, jg.Newton(), init=near).profile, W, atol=1e-12)
-    left = jg.solve(game, jg.ProjectedGradient(), init=near, tol=1e-12).profile
+    left = jg.solve(game, jg.Extragradient(), init=near, tol=1e-12).profile
     assert float(jnp.abs(left - W).max()) > 1e-2
-    slow = jg.probe(game, starts=6, solver=jg.ProjectedGradient())
+    slow = jg.probe(game, starts=6, solver=jg.Extragradient())
     assert slow.runs == 6 and match(np.asarray(left), np.asarray(slow.profiles))[1] < 1e-6
 
 

@@ -53,18 +53,18 @@ class AlignmentGame:
 
     def __init__(
         self,
-        targets,
-        kernel,
-        appeal,
+        targets: Any,
+        kernel: Any,
+        appeal: Any,
         *,
-        attractiveness=1.0,
-        consistency=1.0,
-        diversity=0.0,
-        diversity_form="pairwise",
-        consistency_metric="response",
-        spread=None,
-        coupling=None,
-        reach=None,
+        attractiveness: Any = 1.0,
+        consistency: Any = 1.0,
+        diversity: Any = 0.0,
+        diversity_form: str = "pairwise",
+        consistency_metric: str = "response",
+        spread: Any = None,
+        coupling: Network | None = None,
+        reach: Any = None,
     ):
         if diversity_form not in FORMS:
             raise ValueError(f"diversity_form is {diversity_form!r}, expected one of {FORMS}")
