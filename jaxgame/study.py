@@ -247,8 +247,8 @@ def _draws(
 ) -> Draws:
     """One solve a draw, by the program that solved the survey itself.
 
-    Not one `vmap`: that makes batched LAPACK calls of single ones, and two of those that run side by side in one
-    program can block all threads of a small machine for ever (jaxlib 0.10, CPU); and memory would grow with the draws.
+    Not one `vmap`: that would be a second program to compile, which takes longer than all solves together, and memory
+    would grow with the draws.
     """
     drawn = jax.device_get(survey.posterior(options.seed, options.draws))
     found: dict[str, list[np.ndarray]] = defaultdict(list)

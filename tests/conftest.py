@@ -1,5 +1,6 @@
 """Shared set-up: strict JAX, one precision a run, and which tests run."""
 
+import itertools
 import os
 
 # Most of a test is compilation, most of that LLVM optimising: the tests go without. Set before JAX starts.
@@ -39,6 +40,15 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
     if left_out:
         config.hook.pytest_deselected(items=left_out)
         items[:] = [item for item in items if runs(item)]
+
+
+def pytest_runtest_teardown(item: pytest.Item) -> None:
+    """Let go of compiled programs now and then: hundreds of them exhaust a process's memory maps, and it crashes."""
+    if next(_finished) % 25 == 0:
+        jax.clear_caches()
+
+
+_finished = itertools.count(1)
 
 
 @pytest.fixture
