@@ -327,12 +327,11 @@ def text(report: dict[str, Any]) -> str:
     lines += [""]
     lines += common.prose(
         f"Evaluations until the natural residual (theory §1) of the solver's own iterate is {TOL:g}, before any",
-        f"polishing; median of {report['seeds']} random games (one, from {ENOUGH:.0e} evaluations on) of "
-        f"{AGENTS} agents and {GROUPS} groups with a known equilibrium, most of whose weights are zero. At most",
-        f"{CAP:.0e} evaluations; where a solver runs out of them or stalls, the worst best residual is in brackets,",
-        "and after running out larger κ are not tried",
-        "(–). AcceleratedGradient needs a potential. Not counted: the Jacobian products of the power methods that",
-        "measure the game before the first step.",
+        f"polishing; median of {report['seeds']} random games of {AGENTS} agents and {GROUPS} groups with a known",
+        f"equilibrium, most of whose weights are zero; only one from {ENOUGH:.0e} evaluations on. At most {CAP:.0e}",
+        "evaluations; where a solver runs out of them or stalls, the worst best residual is in brackets, and after",
+        "running out larger κ are not tried (–). AcceleratedGradient needs a potential. Not counted: the Jacobian",
+        "products of the power methods that measure the game before the first step.",
     )
     for kind in KINDS:
         rows = []

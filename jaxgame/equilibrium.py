@@ -93,7 +93,10 @@ class Equilibrium:
 def signed(game: Any, profile: Array) -> Array:
     """w where represented, −ν where not: how far a group is from entry, in units of utility per unit of mixture."""
     marginals = game.marginals(profile)
-    return jnp.where(profile > 0, profile, marginals - marginals.max(-1, keepdims=True))
+    slack = marginals.max(-1, keepdims=True) - marginals
+    # A solver that never reaches zero leaves a trace of an excluded group: that is no representation.
+    trace = (profile < jnp.sqrt(jnp.finfo(profile.dtype).eps)) & (slack > profile)
+    return jnp.where((profile > 0) & ~trace, profile, -slack)
 
 
 def solve(

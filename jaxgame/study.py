@@ -233,7 +233,10 @@ def _critical(survey: Survey, levels: dict[str, Array], design: Design) -> np.nd
     What such a population does does not depend on how many agents it has, so long as they meet someone (theory §3.1).
     """
     pair = dataclasses.replace(design, agents=min(design.agents, 2), heterogeneous=False)
-    return np.asarray(critical_ratios(_built(survey, levels, design=pair)))
+    ratios = np.asarray(critical_ratios(_built(survey, levels, design=pair)))
+    if np.isnan(ratios).any():
+        raise ValueError("too many groups come and go as attractiveness grows to follow them all")
+    return ratios
 
 
 def _draws(

@@ -41,11 +41,13 @@ class MirrorProx:
         profile = simplex.entropic_step(state.profile, state.step_size * beyond)
         gain = state.step_size * ((state.marginals - beyond) * (ahead - profile)).sum()
         room = _divergence(ahead, state.profile) + _divergence(profile, ahead)
-        # Near the solution both sides are rounding.
-        accept = gain <= jnp.maximum(room, 4 * jnp.finfo(room.dtype).eps)
+        # Near the solution both sides are rounding: the test can neither refuse a step there nor lengthen it.
+        rounding = jnp.finfo(room.dtype).eps
+        accept = gain <= jnp.maximum(room, 4 * rounding)
+        growth = jnp.where(room > 1e4 * rounding, 1.1, 1)
         profile = jnp.where(accept, profile, state.profile)
         marginals = jnp.where(accept, game.marginals(profile), state.marginals)
-        return MirrorState(profile, marginals, state.step_size * jnp.where(accept, 1.1, 0.5))
+        return MirrorState(profile, marginals, state.step_size * jnp.where(accept, growth, 0.5))
 
 
 def _divergence(w: Array, v: Array) -> Array:
