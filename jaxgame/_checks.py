@@ -26,7 +26,8 @@ def float_dtype(*arguments: Any):
     """
     default = jnp.zeros(()).dtype
     found = None
-    for leaf in jax.tree.leaves(arguments):
+    for leaf in jax.tree.leaves(arguments, is_leaf=lambda x: isinstance(x, BCOO)):
+        leaf = leaf.data if isinstance(leaf, BCOO) else leaf  # its indices are no data
         if np.ndim(leaf) == 0:
             continue
         dtype = np.dtype(leaf.dtype) if hasattr(leaf, "dtype") else np.asarray(leaf).dtype

@@ -40,7 +40,7 @@ class _Group(TyperGroup):
         except typer.Abort:
             code = INTERRUPTED
         if code == INTERRUPTED:
-            _complain("interrupted; nothing was written")
+            _complain("interrupted; no file is left half-written")
         sys.exit(code if isinstance(code, int) else 0)
 
 

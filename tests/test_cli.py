@@ -139,7 +139,7 @@ def test_interrupted_study_changes_nothing(tmp_path, monkeypatch):
     for out in ("old", "new"):
         result = run("study", "--out", out)
         assert result.exit_code == 130
-        assert result.stderr == "jaxgame: interrupted; nothing was written\n"
+        assert result.stderr == "jaxgame: interrupted; no file is left half-written\n"
     assert contents(old) == {"report.json": b"before"} and not (tmp_path / "new").exists()
 
 
@@ -155,7 +155,7 @@ def test_interrupt_from_outside(tmp_path):
         process.send_signal(signal.SIGINT)
         _, said = process.communicate(timeout=120)
     assert process.returncode == 130
-    assert said == "jaxgame: interrupted; nothing was written\n"
+    assert said == "jaxgame: interrupted; no file is left half-written\n"
     assert not (tmp_path / "out").exists()
 
 

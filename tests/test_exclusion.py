@@ -147,7 +147,7 @@ def test_interior_formula_against_numpy(rng, form, metric):
     ("form", "metric", "delta"),
     [
         ("pairwise", "response", 0.5),
-        ("pairwise", "mixture", -0.2),
+        ("pairwise", "mixture", -0.05),
         ("centroid", "response", 0.5),
         ("centroid", "mixture", 0.2),
     ],
@@ -161,7 +161,7 @@ def test_ratios_in_the_game_of_n_agents(rng, form, metric, delta):
     assert events.size >= 2
     grid = np.concatenate([np.linspace(0, 1.5 * events.max(), 200), events * (1 - 1e-6), events * (1 + 1e-6)])
     alphas = jnp.asarray(spec.consistency * grid)
-    found = jax.jit(jax.vmap(lambda alpha: jg.solve(game.replace(attractiveness=alpha, spread=None))))(alphas)
+    found = jax.vmap(lambda alpha: jg.solve(game.replace(attractiveness=alpha)))(alphas)
     assert found.converged.all()
     shares = np.asarray(found.profile)
     for d, ratio in enumerate(ratios):
@@ -379,7 +379,7 @@ def test_excluded_of_an_equilibrium_and_of_a_batch():
     spec = symmetric(np.eye(3), np.full(3, 1 / 3), np.array([1.0, 0.9, -3.0]))
     game = zoo.to_game(spec)
     np.testing.assert_array_equal(jg.excluded(jg.solve(game)), [False, False, True])
-    batch = jax.vmap(lambda alpha: jg.solve(game.replace(attractiveness=alpha, spread=None)))(jnp.asarray([0.0, 1.0]))
+    batch = jax.vmap(lambda alpha: jg.solve(game.replace(attractiveness=alpha)))(jnp.asarray([0.0, 1.0]))
     np.testing.assert_array_equal(jg.excluded(batch), [[False] * 3, [False, False, True]])
     np.testing.assert_array_equal(jax.jit(jg.excluded)(batch), jg.excluded(batch))
 
@@ -458,7 +458,7 @@ def test_price_of_a_batch():
     spec = symmetric(np.eye(3), np.full(3, 1 / 3), np.array([1.0, 0.9, -3.0]))
     game = zoo.to_game(spec)
     alphas = jnp.asarray([0.0, 0.5, 1.0])
-    batch = jax.vmap(lambda alpha: jg.solve(game.replace(attractiveness=alpha, spread=None)))(alphas)
+    batch = jax.vmap(lambda alpha: jg.solve(game.replace(attractiveness=alpha)))(alphas)
     found = jg.inclusion_price(batch.game, batch)
     wanted = [
         jg.inclusion_price(game.replace(attractiveness=a), jg.solve(game.replace(attractiveness=a))) for a in alphas
