@@ -7,6 +7,7 @@ from jaxgame.games.coupling import Dense, MeanField, Network
 from jaxgame.games.curvature import Diagonal, Scaled
 from jaxgame.games.protocol import Game, dtype_of, is_aggregative, is_quadratic, linearise, representation
 from jaxgame.games.quadratic import QuadraticGame
+from jaxgame.games.subsidy import Subsidised, subsidised
 
 __all__ = [
     "AffineMap",
@@ -19,9 +20,11 @@ __all__ = [
     "Network",
     "QuadraticGame",
     "Scaled",
+    "Subsidised",
     "dtype_of",
     "is_aggregative",
     "is_quadratic",
     "linearise",
     "representation",
+    "subsidised",
 ]

@@ -1,0 +1,1 @@
+"""How to change what a population shows: sensitivity, inducement, floors, design (theory §5)."""

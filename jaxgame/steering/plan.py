@@ -1,0 +1,35 @@
+"""What every way of steering returns: a change, what it does, and the proof."""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Any
+
+import numpy as np
+
+from jaxgame.certificate.certify import Certificate
+from jaxgame.equilibrium import Equilibrium
+
+
+@dataclasses.dataclass(frozen=True)
+class Plan:
+    """A change of a population and what becomes of it.
+
+    theta: the levers as the plan sets them (`steer`), or the change itself (`steer_to_floor`: (D,) for the levers
+    "price" and "common", (n, D) for "appeal" and "targets"). equilibrium: of the changed game, by a fresh solve.
+    before: of the game as it was. history: dict of (steps,) arrays. certificate: of `equilibrium` in the changed game.
+    success: the plan does what it was asked for, verified by the fresh solve. message: sentences; where success is
+    False, why, and what comes nearest. cost: of the change. lever: what was changed. details: numbers that only some
+    plans have, by name.
+    """
+
+    theta: Any
+    equilibrium: Equilibrium
+    before: Equilibrium
+    history: dict[str, np.ndarray]
+    certificate: Certificate
+    success: bool
+    message: str
+    cost: float
+    lever: str
+    details: dict[str, Any] = dataclasses.field(default_factory=dict)
