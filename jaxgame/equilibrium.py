@@ -13,12 +13,14 @@ from jax import Array, lax
 
 from jaxgame import _checks
 from jaxgame._pytree import pytree
+from jaxgame.bounds import Bounds
 from jaxgame.certificate.gap import concave_agents, gaps
-from jaxgame.games import dtype_of, is_aggregative, is_quadratic, linearise, representation
+from jaxgame.games import dtype_of, is_aggregative, linearise, reach_of, representation
 from jaxgame.games.affine import AffineMap
-from jaxgame.implicit import profile_tangent
+from jaxgame.implicit import tangent
 from jaxgame.solvers import AggregativeNewton, GoldenRatio, Newton, Solver
-from jaxgame.solvers.kkt import DENSE_LIMIT
+from jaxgame.solvers.bounded_newton import BoundedNewton
+from jaxgame.solvers.kkt import DENSE_LIMIT, is_tractable
 from jaxgame.solvers.loop import CONVERGED, MAX_STEPS, NONFINITE, STALLED, Progress, run
 from jaxgame.solvers.newton import natural_face, project_on, solve_on
 from jaxgame.solvers.scale import Scale, measure, uniform
@@ -35,7 +37,8 @@ class Equilibrium:
     profile (n, D); representation (D,); residual: natural residual, scale-free (theory §1); gap: certified bound on
     what any agent can gain by a unilateral change, in units of utility, ∞ if an agent's utility is not concave;
     converged; status: 0 converged, 1 out of steps, 2 not finite, 3 stalled; steps; history: the residual after each
-    step, where asked for.
+    step, where asked for; bounds, prices (p,): where shared bounds were asked for, these and their prices, ≥ 0 at a
+    floor and ≤ 0 at a cap. Residual, gap, multipliers and `signed` are then those of the game with the prices paid.
 
     On demand: `signed` (n, D), `multipliers` (n,), `message`, `stats`.
     """
@@ -51,12 +54,14 @@ class Equilibrium:
     evaluations: Array
     tol: Array
     history: Array | None = None
+    bounds: Bounds | None = None
+    prices: Array | None = None
     replace: ClassVar[Callable[..., Any]]
 
     @property
     def multipliers(self) -> Array:
         """μ_i: the marginal utility of what agent i represents, (n,)."""
-        return self._unbatched(lambda game, profile: game.marginals(profile).max(-1))
+        return self._unbatched(lambda *at: paid_marginals(*at).max(-1))
 
     @property
     def signed(self) -> Array:
@@ -68,7 +73,7 @@ class Equilibrium:
         """steps, evaluations (of the marginals), margin: min over (i, d) of max(w, ν); 0 at a kink of the equilibrium
         map.
         """
-        margin = self._unbatched(lambda game, profile: jnp.abs(signed(game, profile)).min())
+        margin = self._unbatched(lambda *at: jnp.abs(signed(*at)).min())
         return dict(steps=self.steps, evaluations=self.evaluations, margin=margin)
 
     @property
@@ -85,14 +90,21 @@ class Equilibrium:
         return out
 
     def _unbatched(self, function: Any) -> Array:
+        """Of the game, the profile, and what is paid."""
         for _ in range(self.profile.ndim - 2):
             function = jax.vmap(function)
-        return function(self.game, self.profile)
+        return function(self.game, self.profile, self.bounds, self.prices)
 
 
-def signed(game: Any, profile: Array) -> Array:
-    """w where represented, −ν where not: how far a group is from entry, in units of utility per unit of mixture."""
+def paid_marginals(game: Any, profile: Array, bounds: Bounds | None = None, prices: Array | None = None) -> Array:
+    """The marginal utilities with the prices of bounds paid, (n, D)."""
     marginals = game.marginals(profile)
+    return marginals if bounds is None or prices is None else marginals + bounds.priced(prices)
+
+
+def signed(game: Any, profile: Array, bounds: Bounds | None = None, prices: Array | None = None) -> Array:
+    """w where represented, −ν where not: how far a group is from entry, in units of utility per unit of mixture."""
+    marginals = paid_marginals(game, profile, bounds, prices)
     slack = marginals.max(-1, keepdims=True) - marginals
     # A solver that never reaches zero leaves a trace of an excluded group: that is no representation.
     trace = (profile < jnp.sqrt(jnp.finfo(profile.dtype).eps)) & (slack > profile)
@@ -106,6 +118,7 @@ def solve(
     tol: float | Array | None = None,
     max_steps: int | Array | None = None,
     init: Array | None = None,
+    bounds: Bounds | None = None,
     history: bool = False,
 ) -> Equilibrium:
     """Find a Nash equilibrium of a game (the Wardrop equilibrium of a mean field with atomic=False).
@@ -114,16 +127,23 @@ def solve(
     or one of jaxgame's, or any object with `init` and `step` (see `solvers.loop`). tol: on the scale-free natural
     residual of theory §1, default 1e-10 in float64 and 1e-6 in float32; below what rounding allows the verdict is
     judged against rounding. max_steps: of the solver, default its own. init: (n, D) start, default uniform; where the
-    equilibrium is not unique the result depends on it. history: keep the residual of every step.
+    equilibrium is not unique the result depends on it. bounds: floors and caps on the representation that all agents
+    share; the variational equilibrium with its prices (theory §5), by an interior point, so without a `solver`.
+    history: keep the residual of every step.
 
-    Composes with jit, vmap, grad, jvp (implicit derivative in every array leaf of the game; NaN if the solve failed;
-    zero in init). One compilation serves all games of one shape. Quadratic games are polished on their support to
-    rounding. Never raises for a failed solve: look at `converged`, `status` and `message`.
+    Composes with jit, vmap, grad, jvp: an implicit derivative in every array leaf of the game and of the bounds, zero
+    in init, NaN if the solve failed. Where the optimality conditions are singular it is NaN under jit, and outside it a
+    FloatingPointError (wrapped in JAX's runtime error). At a kink it is an element of the conservative Jacobian; the
+    `margin` of `stats` tells how far one is. One compilation serves all games of one shape. Quadratic games are
+    polished on their support to rounding. Never raises for a failed solve: look at `converged`, `status`, `message`.
 
-    Raises ValueError for a solver that cannot treat the game, or an init, tol or max_steps that make no sense.
+    Raises ValueError for a solver that cannot treat the game, an init, tol or max_steps that make no sense, or bounds
+    that no representation satisfies.
     """
     dtype = dtype_of(game)
     shape = (game.n_agents, game.n_groups)
+    if bounds is not None:
+        solver, bounds = _bounded_solver(game, solver, bounds)
     chosen = default_solver(game) if solver is None else solver
     if not (hasattr(chosen, "init") and hasattr(chosen, "step")):
         raise ValueError(
@@ -156,7 +176,9 @@ def solve(
         start,
         tol,
         max_steps,
+        bounds,
         solver is None,
+        _checks.concrete(jnp.zeros(()) + 0),  # whether there is no jit around this, and an error can be raised
         record,
     )
     equilibrium = Equilibrium(game, **out)
@@ -170,24 +192,36 @@ def default_solver(game: Any) -> Solver:
     """The best solver that the structure of a game allows."""
     if is_aggregative(game):
         return AggregativeNewton()
-    return Newton() if _has_newton(game) else GoldenRatio()
+    return Newton() if is_tractable(game) else GoldenRatio()
 
 
-def _has_newton(game: Any) -> bool:
-    """Whether a Newton system of the game can be solved in memory that grows with the game."""
-    if is_quadratic(game) or is_aggregative(game) or getattr(game, "meeting", None) == "network":
-        return True
-    return game.n_agents * game.n_groups <= DENSE_LIMIT
+def _bounded_solver(game: Any, solver: Solver | None, bounds: Any) -> tuple[BoundedNewton, Bounds]:
+    if not isinstance(bounds, Bounds):
+        raise ValueError(f"bounds must be a Bounds, got {type(bounds).__name__}")
+    if solver is not None:
+        raise ValueError(
+            f"solver is {type(solver).__name__}, expected none with bounds: only the interior point handles prices; to "
+            "check its answer by another solver, solve the game with the prices paid, games.subsidised(game, …)"
+        )
+    if not is_tractable(game):
+        raise ValueError(
+            f"bounds need a Jacobian that fits in memory: at most {DENSE_LIMIT} mixture entries where agents meet "
+            "neither through a mean nor along a network"
+        )
+    bounds = bounds.sized(game.n_agents, game.n_groups, reach_of(game, dtype_of(game)))
+    return BoundedNewton(bounds), bounds
 
 
-@functools.partial(jax.custom_jvp, nondiff_argnums=(5, 6))
-def _found(carried_game, carried_solver, start, tol, max_steps, rescue: bool, record: int) -> dict[str, Any]:
+@functools.partial(jax.custom_jvp, nondiff_argnums=(6, 7, 8))
+def _found(
+    carried_game, carried_solver, start, tol, max_steps, bounds, rescue: bool, loud: bool, record: int
+) -> dict[str, Any]:
     game, solver = carried_game.unwrap(), carried_solver.unwrap()
     dtype = dtype_of(game)
     start = uniform(game, dtype) if start is None else start
     tol, max_steps = jnp.asarray(tol, dtype), jnp.asarray(max_steps, int)
     scale = measure(game, dtype)
-    finish = isinstance(solver, Newton)
+    finish = isinstance(solver, Newton | BoundedNewton)
     stall = getattr(solver, "stall", FIRST_ORDER_STALL)
     found = run(game, solver, start, scale, tol=tol, max_steps=max_steps, patience=stall, record=record, finish=finish)
     steps, evaluations = found.steps, found.evaluations
@@ -196,7 +230,7 @@ def _found(carried_game, carried_solver, start, tol, max_steps, rescue: bool, re
         steps, evaluations = steps + again.steps, evaluations + again.evaluations
         found = again.replace(history=found.history)
     profile, marginals, residual = found.profile, found.marginals, found.residual
-    if _has_newton(game) and not finish:
+    if is_tractable(game) and not finish:
         profile, marginals, residual, extra = _polish(game, found, scale)
         evaluations = evaluations + extra
     failed = found.status == NONFINITE
@@ -212,23 +246,26 @@ def _found(carried_game, carried_solver, start, tol, max_steps, rescue: bool, re
         evaluations=evaluations,
         tol=tol,
         history=found.history if record else None,
+        bounds=bounds,
+        prices=found.prices,
     )
 
 
 @_found.defjvp
-def _found_jvp(rescue: bool, record: int, primals: tuple, tangents: tuple) -> tuple[dict, dict]:
+def _found_jvp(rescue: bool, loud: bool, record: int, primals: tuple, tangents: tuple) -> tuple[dict, dict]:
     """The implicit derivative; the start, the solver and the tolerance do not move an equilibrium."""
-    out = _found(*primals, rescue, record)
+    out = _found(*primals, rescue, loud, record)
     game, change = primals[0].unwrap(), tangents[0].unwrap()
-    profile = out["profile"]
-    moved = profile_tangent(game, change, profile)
-    moved = jnp.where(out["converged"], moved, jnp.nan)  # no derivative of what is no equilibrium
+    bounds, bounds_change, profile = primals[5], tangents[5], out["profile"]
+    moved, charged = tangent(game, change, bounds, bounds_change, profile, out["prices"], loud)
+    # No derivative of what is no equilibrium.
+    moved, charged = jax.tree.map(lambda x: jnp.where(out["converged"], x, jnp.nan), (moved, charged))
     _, shown = jax.jvp(representation, (game, profile), (change, moved))
     still = jax.tree.map(_no_tangent, out)
-    return out, still | dict(profile=moved, representation=shown)
+    return out, still | dict(profile=moved, representation=shown, bounds=bounds_change, prices=charged)
 
 
-_solve = jax.jit(_found, static_argnums=(5, 6))
+_solve = jax.jit(_found, static_argnums=(6, 7, 8))
 
 
 def _no_tangent(x: Array) -> Any:

@@ -2,24 +2,181 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import jax
 import jax.numpy as jnp
-from jax import Array
+import lineax as lx
+import numpy as np
+from jax import Array, lax
 
-from jaxgame.games import linearise
+from jaxgame import simplex
+from jaxgame._pytree import pytree
+from jaxgame.bounds import Bounds
+from jaxgame.games import linearise, reach_of, representation
+from jaxgame.games.affine import AffineMap
 from jaxgame.solvers import kkt
 
+RESTART, MOST_STEPS = 30, 3000  # of GMRES: memory in profiles, and products with the Jacobian
 
-def profile_tangent(game: Any, change: Any, profile: Array) -> Array:
-    """dW (n, D) for a tangent `change` of the game: P J dW = −P dF with W held in F, on the tangent of the active
-    faces.
+Linear = Callable[[Array], Array]
+Approximate = Callable[[Linear, Array], Array]  # (operator, right-hand side) -> solution
 
-    Knows nothing of the solver. At a kink (w_id = ν_id = 0) the group counts as off the face: an element of the
-    conservative Jacobian (Bolte et al. 2021). Not finite where the game is singular on the face.
+
+def tangent(
+    game: Any, change: Any, bounds: Bounds | None, bounds_change: Any, profile: Array, prices: Array | None, loud: bool
+) -> tuple[Array, Array | None]:
+    """(dW, dλ) for tangents of the game and of its sized bounds: P J dW = −P dF on the tangent of the active faces.
+
+    Knows nothing of the solver. Bounds at a price hold with equality. At a kink (w_id = ν_id = 0, or a bound met at no
+    price) the group counts as off the face and the bound as none: an element of the conservative Jacobian (Bolte et
+    al. 2021). NaN where the linear solve fails, as in games that are singular on the face; with `loud`, and if no
+    entry of a batch succeeds, a FloatingPointError (which JAX wraps in its own runtime error).
     """
-    _, direct = jax.jvp(lambda g: g.marginals(profile), (game,), (change,))
-    solve = kkt.factorise(linearise(game, profile), jnp.zeros_like(profile), profile > 0)
-    tangent, _ = solve(direct, jnp.zeros_like(profile[:, 0]))
-    return tangent
+    at = _Conditions(game, profile, bounds, prices, linearise(game, profile) if kkt.is_tractable(game) else None)
+
+    def slopes(game: Any, bounds: Bounds | None) -> Array:
+        """Of the marginals, and what is missing to the binding bounds."""
+        marginals = game.marginals(profile)
+        if bounds is None or prices is None:
+            return marginals
+        limit = jnp.where(prices > 0, bounds.lower, bounds.upper)
+        missing = limit - bounds.matrix @ representation(game, profile)
+        return at.join(marginals + bounds.priced(prices), jnp.where(at.binding, missing, 0))
+
+    _, rhs = jax.jvp(slopes, (game, bounds), (change, bounds_change))
+    forward, backward = at.solvers(rhs)
+    moved = lax.custom_linear_solve(at.operator, at.restricted(rhs), _checked(forward, loud), _checked(backward, loud))
+    x, charged = at.split(moved)
+    return x, None if bounds is None else charged
+
+
+@pytree()
+class _Conditions:
+    """The linear system for a move of the profile (n, D) and, with bounds, of their prices: one vector (n·D + p,).
+
+    On the tangent space of the faces, and the identity off it and for bounds without a price, so that it is as regular
+    as the game is.
+    """
+
+    game: Any
+    profile: Array
+    bounds: Bounds | None
+    prices: Array | None
+    affine: AffineMap | None  # the Jacobian in structured form; None: only its products are taken
+
+    @property
+    def face(self) -> Array:
+        return self.profile > 0
+
+    @property
+    def binding(self) -> Array:
+        return jnp.zeros((0,), bool) if self.prices is None else self.prices != 0
+
+    def join(self, x: Array, price: Array) -> Array:
+        return x if self.bounds is None else jnp.concatenate([x.reshape(-1), price])
+
+    def split(self, move: Array) -> tuple[Array, Array]:
+        if self.bounds is None:
+            return move, jnp.zeros((0,), move.dtype)
+        return move[: self.profile.size].reshape(self.profile.shape), move[self.profile.size :]
+
+    def restricted(self, move: Array) -> Array:
+        x, price = self.split(move)
+        return self.join(simplex.project_face(x, self.face), price)
+
+    def operator(self, move: Array) -> Array:
+        x, price = self.split(move)
+        inner = simplex.project_face(x, self.face)
+        if self.affine is None:
+            out = -jax.jvp(self.game.marginals, (self.profile,), (inner,))[1]
+        else:
+            out = self.affine.apply(inner)
+        if self.bounds is not None:
+            out = out - self.bounds.priced(jnp.where(self.binding, price, 0))
+            price = jnp.where(self.binding, self.bounds.matrix @ representation(self.game, inner), price)
+        return self.join(simplex.project_face(out, self.face) + (x - inner), price)
+
+    def solvers(self, like: Array) -> tuple[Approximate, Approximate]:
+        """Of systems with the operator and with its transpose."""
+        if self.affine is None:
+            return _krylov(None), _krylov(None)
+        direct = kkt.is_direct(self.affine)
+        factor = kkt.factorise if direct else kkt.own_blocks
+        inverse = self.inverse(factor(self.affine, jnp.zeros_like(self.profile), self.face))
+        transpose = jax.linear_transpose(inverse, like)
+        wrap = _direct if direct else _krylov
+        return wrap(inverse), wrap(lambda move: transpose(move)[0])
+
+    def inverse(self, factor: kkt.Solve) -> Linear:
+        """The inverse of the operator, exact where `factor` is."""
+        still = jnp.zeros_like(self.profile[:, 0])
+        if self.bounds is None:
+
+            def solve(inner: Array, price: Array) -> tuple[Array, Array]:
+                return factor(inner, still)[0], price
+        else:
+            rows = jnp.where(self.binding[:, None], self.bounds.matrix, 0)
+            free = jnp.where(self.binding, jnp.zeros_like(self.bounds.lower), 1)
+            reach = reach_of(self.game, self.profile.dtype)
+            bordered = kkt.bordered(factor, self.bounds.exposure, reach, rows, free)
+
+            def solve(inner: Array, price: Array) -> tuple[Array, Array]:
+                out, _, charged = bordered(inner, still, jnp.where(self.binding, price, 0))
+                return out, jnp.where(self.binding, charged, price)
+
+        def inverse(move: Array) -> Array:
+            x, price = self.split(move)
+            inner = simplex.project_face(x, self.face)
+            out, price = solve(inner, price)
+            return self.join(out + (x - inner), price)
+
+        return inverse
+
+
+def _direct(inverse: Linear) -> Approximate:
+    return lambda operator, rhs: inverse(rhs)
+
+
+def _krylov(precondition: Linear | None) -> Approximate:
+    """GMRES; how well it did is judged by what it leaves, as for all."""
+
+    def approximate(operator: Linear, rhs: Array) -> Array:
+        shape = jax.ShapeDtypeStruct(rhs.shape, rhs.dtype)
+        options = {}
+        if precondition is not None:
+            options["preconditioner"] = lx.FunctionLinearOperator(precondition, shape, lx.positive_semidefinite_tag)
+        return lx.linear_solve(
+            lx.FunctionLinearOperator(operator, shape),
+            rhs,
+            lx.GMRES(rtol=100 * float(jnp.finfo(rhs.dtype).eps), atol=0.0, restart=RESTART, max_steps=MOST_STEPS),
+            options=options,
+            throw=False,
+        ).value
+
+    return approximate
+
+
+def _checked(approximate: Approximate, loud: bool) -> Approximate:
+    """With one refinement, and a verdict on what is then left of the right-hand side."""
+
+    def solve(operator: Linear, rhs: Array) -> Array:
+        first = approximate(operator, rhs)
+        found = first + approximate(operator, rhs - operator(first))
+        left = jnp.linalg.norm(rhs - operator(found))
+        solved = left <= jnp.finfo(rhs.dtype).eps ** 0.4 * jnp.linalg.norm(rhs)
+        if loud:
+            solved = jax.pure_callback(_raise, jax.ShapeDtypeStruct((), bool), solved, vmap_method="expand_dims")
+        return jnp.where(solved, found, jnp.nan)
+
+    return solve
+
+
+def _raise(solved: Any) -> Any:
+    if not np.any(solved):
+        raise FloatingPointError(
+            "the equilibrium has no derivative here: its optimality conditions are singular on the active faces, as "
+            "where groups are alike to an agent; certify(game, profile) tells whether the game is strongly monotone"
+        )
+    return solved

@@ -5,7 +5,7 @@ from jaxgame.games.alignment import AlignmentGame
 from jaxgame.games.concave import ConcaveGame
 from jaxgame.games.coupling import Dense, MeanField, Network
 from jaxgame.games.curvature import Diagonal, Scaled
-from jaxgame.games.protocol import Game, dtype_of, is_aggregative, is_quadratic, linearise, representation
+from jaxgame.games.protocol import Game, dtype_of, is_aggregative, is_quadratic, linearise, reach_of, representation
 from jaxgame.games.quadratic import QuadraticGame
 from jaxgame.games.subsidy import Subsidised, subsidised
 
@@ -25,6 +25,7 @@ __all__ = [
     "is_aggregative",
     "is_quadratic",
     "linearise",
+    "reach_of",
     "representation",
     "subsidised",
 ]

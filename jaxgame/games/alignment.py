@@ -9,6 +9,7 @@ from collections.abc import Callable
 from typing import Any, ClassVar
 
 import jax.numpy as jnp
+import numpy as np
 from jax import Array
 from jax.experimental.sparse import BCOO
 
@@ -95,10 +96,11 @@ class AlignmentGame:
         if spread is not None:
             spread = _checks.array("spread", spread, dtype, (n_groups,))
             if _checks.concrete(spread) and _checks.concrete(kernel):
-                slack = 10 * n_groups * jnp.finfo(dtype).eps * abs(own).max()
-                if (bad := spread < own - slack).any():
+                given, least = np.asarray(spread), np.asarray(kernel).diagonal()  # numpy: within jit, too
+                slack = 10 * n_groups * np.finfo(given.dtype).eps * np.abs(least).max()
+                if (bad := given < least - slack).any():
                     d = int(bad.argmax())
-                    raise ValueError(f"spread[{d}] is {spread[d]}, expected at least the kernel's diagonal {own[d]}")
+                    raise ValueError(f"spread[{d}] is {given[d]}, expected at least the kernel's diagonal {least[d]}")
         if coupling is not None:
             coupling = coupling.sized(n, n_groups, dtype)
             if coupling.B is not None:

@@ -56,12 +56,15 @@ def linearise(game: Any, profile: Array) -> AffineMap:
     return AffineMap(linear, Blocks(jnp.zeros((1, 1), profile.dtype), (), own), Full(cross))
 
 
+def reach_of(game: Any, dtype: Any) -> Array:
+    """The weights of the agents in the representation, (n,): uniform unless the game has its own."""
+    reach = getattr(game, "reach", None)
+    return jnp.full(game.n_agents, 1 / game.n_agents, dtype) if reach is None else reach
+
+
 def representation(game: Any, profile: Array) -> Array:
     """S = Σ_i reach_i w_i, (D,): what the audience is shown."""
-    reach = getattr(game, "reach", None)
-    if reach is None:
-        reach = jnp.full(profile.shape[0], 1 / profile.shape[0], profile.dtype)
-    return reach @ profile
+    return reach_of(game, profile.dtype) @ profile
 
 
 def dtype_of(game: Any) -> Any:

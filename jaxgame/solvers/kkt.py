@@ -6,11 +6,13 @@ Given an affine game map with Jacobian J, a diagonal θ ≥ 0 and faces A (one a
 
 `factorise` does the work once and returns a function of (rhs, total): through the D × D Schur complement of the
 aggregate where agents meet through one (never n × n), as one bordered LU where the game is small, else matrix-free.
+`bordered` adds shared constraints on the aggregate and their prices.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -19,6 +21,7 @@ from jax.scipy.linalg import lu_factor, lu_solve
 from jax.scipy.sparse.linalg import gmres
 
 from jaxgame import linalg
+from jaxgame.games import is_aggregative, is_quadratic
 from jaxgame.games.affine import AffineMap, Aggregate
 
 DENSE_LIMIT = 4096  # n·D up to which a dense LU (at most 4097² × 8 B = 134 MB, about a second) beats Krylov iterations
@@ -26,18 +29,61 @@ DENSE_LIMIT = 4096  # n·D up to which a dense LU (at most 4097² × 8 B = 134 M
 Solve = Callable[[Array, Array], tuple[Array, Array]]
 
 
+def is_tractable(game: Any) -> bool:
+    """Whether the system of a game takes memory that grows with the game, or little."""
+    if is_quadratic(game) or is_aggregative(game) or getattr(game, "meeting", None) == "network":
+        return True
+    return game.n_agents * game.n_groups <= DENSE_LIMIT
+
+
 def factorise(affine: AffineMap, theta: Array, face: Array) -> Solve:
     """Factor the system for θ (n, D) and faces (n, D) bool, none empty; returns (rhs (n, D), total (n,)) -> (x, μ)."""
     if isinstance(affine.others, Aggregate):
         return _aggregative(affine, affine.others, theta, face)
-    if theta.size <= DENSE_LIMIT:
+    if is_direct(affine):
         return _dense(affine, theta, face)
     return _krylov(affine, theta, face)
 
 
+def is_direct(affine: AffineMap) -> bool:
+    """Whether `factorise` eliminates, so that its solves are exact and may be transposed."""
+    return affine.is_aggregative or affine.linear.size <= DENSE_LIMIT
+
+
+def own_blocks(affine: AffineMap, theta: Array, face: Array) -> Solve:
+    """The same system without what the others do: one small system an agent."""
+    return (_own_diagonal if affine.own.is_diagonal else _own_dense)(affine, theta, face)
+
+
+def bordered(
+    solve: Solve, exposure: Array, reach: Array, matrix: Array, theta: Array
+) -> Callable[[Array, Array, Array], tuple[Array, Array, Array]]:
+    """With prices π (p,) of constraints on S = Σ reach_i x_i besides: (rhs, total, target (p,)) -> (x, μ, π) with
+
+        (J x)_i + θ_i x_i + μ_i 1 − exposure_i matrixᵀπ = rhs_i,      matrix S + theta π = target,
+
+    for matrix (p, D), theta (p,) ≥ 0 and a factorised `solve`. A row of zeros with theta 1 and target 0 has price 0.
+    """
+    still = jnp.zeros_like(exposure)
+
+    def priced(prices: Array) -> Array:
+        return exposure[:, None] * (prices @ matrix)[None]
+
+    # One row after the other: all at once would take p populations of memory.
+    answers = jax.lax.map(lambda row: matrix @ (reach @ solve(exposure[:, None] * row[None], still)[0]), matrix)
+    inverse = linalg.inverse(answers.T + jnp.diag(theta))
+
+    def full(rhs: Array, total: Array, target: Array) -> tuple[Array, Array, Array]:
+        alone, _ = solve(rhs, total)
+        prices = inverse @ (target - matrix @ (reach @ alone))
+        return *solve(rhs + priced(prices), total), prices
+
+    return full
+
+
 def _aggregative(affine: AffineMap, others: Aggregate, theta: Array, face: Array) -> Solve:
     """x_i = p_i − G_i L_i S with G_i the agent's own inverse on its face; S solves a D × D system."""
-    own = _own_diagonal(affine, theta, face) if affine.own.is_diagonal else _own_dense(affine, theta, face)
+    own = own_blocks(affine, theta, face)
     n_groups = theta.shape[1]
     identity = jnp.eye(n_groups, dtype=theta.dtype)
     if affine.own.is_diagonal and others.B is not None:
@@ -113,7 +159,7 @@ def _dense(affine: AffineMap, theta: Array, face: Array) -> Solve:
 
 def _krylov(affine: AffineMap, theta: Array, face: Array) -> Solve:
     """GMRES on the tangent space of the faces, preconditioned by every agent's own block. Memory: 30 profiles."""
-    own = _own_diagonal(affine, theta, face) if affine.own.is_diagonal else _own_dense(affine, theta, face)
+    own = own_blocks(affine, theta, face)
     count = face.sum(1)
     zero = jnp.zeros(theta.shape[0], theta.dtype)
 

@@ -6,8 +6,8 @@ A solver is any object with
 
 where a state is a pytree of arrays that is the profile itself or carries it as the attribute `profile` (or, for a
 tuple, as its first element). A state may also carry `marginals` and the natural `residual` at its profile, which
-saves the loop computing them, and `evaluations`, how many times it has evaluated marginals. Solvers contain no loop
-over steps, no stopping and no jit.
+saves the loop computing them, `evaluations`, how many times it has evaluated marginals, and `prices`, which are kept
+with the best profile. Solvers contain no loop over steps, no stopping and no jit.
 
 Optional on the solver: `check(game)` raises ValueError before the start for a game that it cannot treat; `max_steps`,
 its default; `stall`, the steps without progress after which to give up; `evaluations_per_step`.
@@ -42,6 +42,7 @@ class Progress:
     state: Any
     profile: Array
     marginals: Array
+    prices: Array | None
     residual: Array
     status: Array
     steps: Array
@@ -106,6 +107,7 @@ def run(
         state=state,
         profile=here,
         marginals=marginals,
+        prices=getattr(state, "prices", None),
         residual=jnp.where(jnp.isfinite(residual), residual, jnp.inf),
         status=jnp.where(jnp.isfinite(residual), verdict(marginals, residual, True), NONFINITE),
         steps=jnp.zeros((), int),
@@ -127,10 +129,12 @@ def run(
         status = verdict(marginals, best, better)
         status = jnp.where(status == CONVERGED, status, jnp.where(since > patience, STALLED, -1))
         status = jnp.where(finite | (status == CONVERGED), status, NONFINITE)
+        prices = None if now.prices is None else jnp.where(better, state.prices, now.prices)
         return Progress(
             state=state,
             profile=jnp.where(better, here, now.profile),
             marginals=jnp.where(better, marginals, now.marginals),
+            prices=prices,
             residual=best,
             status=status,
             steps=now.steps + 1,

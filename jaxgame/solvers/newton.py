@@ -136,18 +136,19 @@ class FaceStep:
     centre: Array
 
     @property
-    def proximity(self) -> Array:
-        return 1e-2 * jnp.sqrt(jnp.finfo(self.centre.dtype).eps)
-
-    @property
     def theta(self) -> Array:
-        return jnp.full_like(self.centre, self.proximity)
+        return jnp.full_like(self.centre, proximity(self.centre.dtype))
 
     def first(self) -> tuple[Array, Array]:
-        return self.affine.linear + self.proximity * self.centre, jnp.ones_like(self.centre[:, 0])
+        return self.affine.linear + proximity(self.centre.dtype) * self.centre, jnp.ones_like(self.centre[:, 0])
 
     def refinement(self, x: Array) -> tuple[Array, Array]:
         return self.affine.linear - self.affine.apply(x), 1 - x.sum(1)
+
+
+def proximity(dtype: Any) -> Array:
+    """The weight of a vanishing proximal term, in units of the scaled game."""
+    return 1e-2 * jnp.sqrt(jnp.finfo(dtype).eps)
 
 
 def solve_on(affine: AffineMap, face: Array, centre: Array) -> Array:
@@ -205,7 +206,7 @@ class PathStep:
         """The next point, from the solutions of both systems."""
         w, dual, mu = self.now.mixture, self.now.dual, self.now.mu
         dd = self._dual_change(self._target(predicted), dw)
-        length = jnp.minimum(1, 0.995 * jnp.minimum(_longest(w, dw), _longest(dual, dd)))
+        length = jnp.minimum(1, 0.995 * jnp.minimum(longest(w, dw), longest(dual, dd)))
         ahead = Interior(w + length * dw, dual + length * dd, mu + length * dmu)
         tiny = jnp.finfo(w.dtype).tiny ** 0.5
         sound = (ahead.mixture > tiny).all() & (ahead.dual > tiny).all()  # false for NaN, too
@@ -216,7 +217,7 @@ class PathStep:
         """w∘ν to aim at: central where the predictor got stuck, and corrected for its second-order error."""
         w, dual = self.now.mixture, self.now.dual
         dd = self._dual_change(jnp.zeros_like(w), dw)
-        length = jnp.minimum(_longest(w, dw), _longest(dual, dd))
+        length = jnp.minimum(longest(w, dw), longest(dual, dd))
         gap = (w * dual).mean()
         predicted = ((w + length * dw) * (dual + length * dd)).mean()
         return jnp.clip(predicted / gap, 0, 1) ** 3 * gap - dw * dd
@@ -230,6 +231,6 @@ class PathStep:
         return target / self.now.mixture - stationarity, 1 - self.now.mixture.sum(1)
 
 
-def _longest(x: Array, dx: Array) -> Array:
+def longest(x: Array, dx: Array) -> Array:
     """The largest step ≤ 1.5 that keeps x + t·dx ≥ 0."""
     return jnp.minimum(jnp.where(dx < 0, -x / jnp.where(dx < 0, dx, -1), 1.5).min(), 1.5)
