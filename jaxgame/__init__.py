@@ -1,6 +1,7 @@
 """jaxgame: when language models each choose which human groups to align with, what happens, and who is left out?"""
 
 from jaxgame import simplex, surveys
+from jaxgame.bounds import Bounds
 from jaxgame.certificate.certify import Certificate, certify
 from jaxgame.certificate.multiplicity import Probe, probe
 from jaxgame.closed_form import closed_form
@@ -33,6 +34,7 @@ __all__ = [
     "AcceleratedGradient",
     "AggregativeNewton",
     "AlignmentGame",
+    "Bounds",
     "Certificate",
     "ConcaveGame",
     "Dense",

@@ -198,6 +198,76 @@ def solve(
         raise typer.Exit(NOT_CERTIFIED)
 
 
+@app.command(epilog=usage.STEER)
+def steer(
+    lever: Annotated[str, typer.Option(help="price, common, appeal or targets")] = "common",
+    share: Annotated[float, typer.Option(help="What every group gets at least, of its share of the people")] = 0.5,
+    minimise: Annotated[str, typer.Option(help="complementarity or norm; for price and common")] = "complementarity",
+    survey: Annotated[
+        str | None, _option("A name from `jaxgame surveys`, or a .json or .csv file", of="survey")
+    ] = None,
+    agents: Annotated[int | None, _option("How many agents", of="agents")] = None,
+    attractiveness: Annotated[
+        float | None, _option("α ≥ 0: weight of what the audience likes", of="attractiveness")
+    ] = None,
+    consistency: Annotated[
+        float | None, _option("γ > 0: weight of what agents were aligned to", of="consistency")
+    ] = None,
+    diversity: Annotated[float | None, _option("δ: weight of being different from the others", of="diversity")] = None,
+    config: Annotated[Path | None, _option("A TOML file with options of `jaxgame study`")] = None,
+    game: Annotated[Path | None, _option("A game of your own, as for `jaxgame solve`, in place of a survey")] = None,
+    floor: Annotated[float | None, _option("With --game: the least representation of every group")] = None,
+    out: Annotated[Path | None, _option("Write report.json, plan.npz and a figure into this folder")] = None,
+) -> None:
+    """The smallest change of a population that brings every group to a floor, with proof and in plain words."""
+    population: dict[str, Any] = dict(
+        survey=survey,
+        agents=agents,
+        attractiveness=attractiveness,
+        consistency=consistency,
+        diversity=diversity,
+    )
+    _prepare_jax()
+    from jaxgame import gamefile
+    from jaxgame.config import study_options
+    from jaxgame.report.files import staged
+    from jaxgame.report.write import write_plan
+    from jaxgame.steering.floor import steer_to_floor
+    from jaxgame.study import game_of, load_survey
+
+    with _bad_input(ValueError, OSError):
+        if game is None:
+            if floor is not None:
+                raise ValueError(
+                    "--floor is for --game; with a survey, --share says how much of its share a group gets"
+                )
+            options = study_options(config, population)
+            people = load_survey(options)
+            players, names, source = game_of(options, people), people.groups, people.source or people.name
+            least = share * people.shares
+        else:
+            if config is not None or any(value is not None for value in population.values()):
+                raise ValueError("--game brings its own population: leave out --config, --survey and its options")
+            if floor is None:
+                raise ValueError("--game needs --floor, the least representation of every group")
+            players, names = gamefile.load(game)
+            least, source = floor, game.name
+    with (
+        _bad_input(ValueError, OSError),
+        _nowhere() if out is None else staged(out) as unfinished,
+        _progress() as begin,
+    ):
+        begin(f"looking for a plan for {players.n_agents:,} agents")
+        plan = steer_to_floor(players, least, lever=lever, minimise=minimise)
+        begin("putting it into words")
+        words = plan.guidance(names)
+        if unfinished is not None:
+            write_plan(plan, names, f"{source}; {players.n_agents:,} agents, lever {lever}.", unfinished)
+    _console().print(words, markup=False)
+    if not plan.success:
+        raise typer.Exit(NOT_CERTIFIED)
+
+
 @app.command()
 def surveys() -> None:
     """List the surveys that come with the package."""

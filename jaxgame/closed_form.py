@@ -20,7 +20,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array, lax
 
-from jaxgame import _checks, simplex
+from jaxgame import _checks, linalg, simplex
 from jaxgame._pytree import pytree
 from jaxgame.certificate.gap import concave_agents, gaps
 from jaxgame.equilibrium import Equilibrium
@@ -143,8 +143,7 @@ def stationary(affine: AffineMap, face: Array) -> tuple[Array, Array]:
     Entries may be negative. One refinement removes the rounding of the elimination.
     """
     # How a generic direction is stretched by J and by its inverse tells the condition, up to bad luck of measure zero.
-    quasirandom = jnp.modf(jnp.arange(face.size, dtype=affine.linear.dtype) * 0.6180339887498949)[0]
-    generic = simplex.project_face(quasirandom.reshape(face.shape), face)
+    generic = simplex.project_face(linalg.generic(face.shape, affine.linear.dtype), face)
     size = jnp.abs(simplex.project_face(affine.apply(generic), face)).max()
     unit = affine.scaled(1 / jnp.where(size > 0, size, 1))
     if isinstance(unit.others, Aggregate) and face.size <= PIVOTED:

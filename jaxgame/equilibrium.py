@@ -258,8 +258,9 @@ def _found_jvp(rescue: bool, loud: bool, record: int, primals: tuple, tangents: 
     game, change = primals[0].unwrap(), tangents[0].unwrap()
     bounds, bounds_change, profile = primals[5], tangents[5], out["profile"]
     moved, charged = tangent(game, change, bounds, bounds_change, profile, out["prices"], loud)
-    # No derivative of what is no equilibrium.
-    moved, charged = jax.tree.map(lambda x: jnp.where(out["converged"], x, jnp.nan), (moved, charged))
+    # No derivative of what is no equilibrium. A product: the transpose of a selection would be zero where it failed.
+    valid = jnp.where(out["converged"], jnp.ones((), profile.dtype), jnp.nan)
+    moved, charged = jax.tree.map(lambda x: valid * x, (moved, charged))
     _, shown = jax.jvp(representation, (game, profile), (change, moved))
     still = jax.tree.map(_no_tangent, out)
     return out, still | dict(profile=moved, representation=shown, bounds=bounds_change, prices=charged)

@@ -7,6 +7,8 @@ a solve are eliminated here, in loops that vectorise over the batch.
 
 from __future__ import annotations
 
+from typing import Any
+
 import jax.numpy as jnp
 from jax import Array, lax
 
@@ -85,6 +87,12 @@ def tangent(matrix: Array) -> Array:
     """(…, D, D) between tangent vectors: rows and columns centred."""
     centred = matrix - matrix.mean(-1, keepdims=True)
     return centred - centred.mean(-2, keepdims=True)
+
+
+def generic(shape: tuple[int, int], dtype: Any) -> Array:
+    """Quasi-random numbers in [−½, ½): no symmetry of a game makes them orthogonal to a direction that matters."""
+    steps = jnp.arange(shape[0] * shape[1], dtype=dtype).reshape(shape)
+    return jnp.modf(steps * 0.6180339887498949)[0] - 0.5
 
 
 def _frobenius(matrices: Array) -> Array:

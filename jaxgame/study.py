@@ -27,6 +27,8 @@ from jaxgame.report.groups import Map, draw_map, features, indistinct
 from jaxgame.solvers.loop import CONVERGED
 from jaxgame.solvers.loop import run as run_solver
 from jaxgame.solvers.scale import measure, uniform
+from jaxgame.steering.floor import Charge, concluded
+from jaxgame.steering.plan import Plan
 from jaxgame.surveys import Survey, load
 
 COMPARED = ("ProjectedGradient", "Extragradient", "OptimisticGradient", "GoldenRatio", "AcceleratedGradient")
@@ -34,6 +36,7 @@ INTERVAL = (0.05, 0.95)  # what is shown of the posterior draws
 Begin = Callable[[str], None]  # told what starts now
 CURVE_NUMBERS = 400_000_000  # entries that the compared solvers may write, a solver
 CURVE_STEPS = (50, 2000)
+FLOOR = 0.5  # of a group's population share: what the study's plan brings every group to
 
 
 @dataclasses.dataclass(frozen=True)
@@ -56,7 +59,14 @@ class Draws:
     price: np.ndarray
     critical: np.ndarray | None  # without the draws in which it does not exist
     positions: np.ndarray  # (draws, D, 2) on the axes of `Map`
+    after: np.ndarray | None  # representation under the plan; None without one
     unconverged: int
+
+    @property
+    def reached(self) -> np.ndarray:
+        """Where a group has FLOOR of its share under the plan, (draws, D)."""
+        assert self.after is not None
+        return self.after >= FLOOR * self.shares
 
 
 @dataclasses.dataclass(frozen=True)
@@ -72,6 +82,8 @@ class Study:
     price: np.ndarray  # (D,)
     critical: np.ndarray | None  # (D,), None where it does not exist
     why_not_critical: str
+    plan: Plan | None  # one addition to everyone's appeal, by which every group has FLOOR of its share
+    why_no_plan: str
     draws: Draws
     curves: list[Curve]
     alike: list[tuple[int, int]]  # pairs of groups that the survey cannot tell apart
@@ -118,7 +130,9 @@ def load_survey(options: StudyOptions) -> Survey:
             if getattr(options, name) is not None:
                 raise ValueError(f"{name} is for a survey in a .csv file, and the survey is {options.survey!r}")
         survey = load(options.survey, dtype=dtype)
-    jax.eval_shape(partial(_build, design=_design(options)), survey, _levels(options))  # raises what the game would
+    jax.eval_shape(
+        partial(_build, design=_design(options)), survey, _levels(options, survey)
+    )  # raises as the game would
     return survey
 
 
@@ -133,7 +147,7 @@ def run(options: StudyOptions, survey: Survey, begin: Begin = lambda stage: None
         yield
         timings[name] = time.perf_counter() - start
 
-    design, levels = _design(options), _levels(options)
+    design, levels = _design(options), _levels(options, survey)
     with stage("solve", f"solving the game of {options.agents} agents"):
         answer = jax.block_until_ready(_solve(survey, levels, design=design))
         equilibrium, game = answer.equilibrium, answer.equilibrium.game
@@ -145,11 +159,17 @@ def run(options: StudyOptions, survey: Survey, begin: Begin = lambda stage: None
             critical = _critical(survey, levels, design)
         except ValueError as error:
             why_not = str(error)
+    with stage("plan", f"looking for what brings every group to {FLOOR:.0%} of its share"):
+        plan, why_no_plan = None, ""
+        try:
+            plan = _plan(survey, levels, design, equilibrium)
+        except ValueError as error:
+            why_no_plan = str(error)
     with stage("map", "mapping the groups"):
         chart = draw_map(np.asarray(answer.features, float))
         alike = indistinct(survey)
     with stage("draws", f"solving {options.draws} posterior draws of the survey"):
-        draws = _draws(survey, options, design, levels, chart, critical is not None, begin)
+        draws = _draws(survey, options, design, levels, chart, critical is not None, plan, begin)
     with stage("solvers", "comparing solvers"):
         curves = [_own_curve(equilibrium, options.solver), *_compared(game, options.solver)]
     return Study(
@@ -162,6 +182,8 @@ def run(options: StudyOptions, survey: Survey, begin: Begin = lambda stage: None
         price=np.asarray(answer.price),
         critical=critical,
         why_not_critical=why_not,
+        plan=plan,
+        why_no_plan=why_no_plan,
         draws=draws,
         curves=curves,
         alike=alike,
@@ -175,12 +197,18 @@ def _design(options: StudyOptions) -> Design:
     return Design(options.agents, options.kernel, options.diversity_form, metric, options.solver, heterogeneous)
 
 
-def _levels(options: StudyOptions) -> dict[str, Array]:
+def _levels(options: StudyOptions, survey: Survey) -> dict[str, Array]:
     dtype = jnp.dtype(options.precision)
     names = ("attractiveness", "consistency", "diversity", "heterogeneity")
     return {name: jnp.asarray(getattr(options, name), dtype) for name in names} | {
-        "seed": jnp.asarray(options.seed, jnp.uint32)
+        "seed": jnp.asarray(options.seed, jnp.uint32),
+        "addition": jnp.zeros(len(survey.groups), dtype),  # to everyone's appeal
     }
+
+
+def game_of(options: StudyOptions, survey: Survey) -> AlignmentGame:
+    """The game that the options make of a survey."""
+    return _build(survey, _levels(options, survey), design=_design(options))
 
 
 def _build(survey: Survey, levels: dict[str, Array], *, design: Design) -> AlignmentGame:
@@ -190,7 +218,7 @@ def _build(survey: Survey, levels: dict[str, Array], *, design: Design) -> Align
         concentration = targets * (1 / levels["heterogeneity"] - 1)
         key = jax.random.key(levels["seed"])
         targets = jax.random.dirichlet(key, concentration, (design.agents,), targets.dtype)
-    return survey.game(
+    game = survey.game(
         design.agents,
         kernel=design.kernel,
         targets=targets,
@@ -200,6 +228,7 @@ def _build(survey: Survey, levels: dict[str, Array], *, design: Design) -> Align
         diversity_form=design.diversity_form,
         consistency_metric=design.metric,
     )
+    return game.replace(appeal=game.appeal + levels["addition"][None])
 
 
 def _solver(name: str) -> Any:
@@ -239,6 +268,23 @@ def _critical(survey: Survey, levels: dict[str, Array], design: Design) -> np.nd
     return ratios
 
 
+@partial(jax.jit, static_argnames="design")
+def _floored(survey: Survey, levels: dict[str, Array], *, design: Design) -> Equilibrium:
+    charge = Charge(_build(survey, levels, design=design), "common", levels["attractiveness"] * jnp.ones(design.agents))
+    return solve(charge.game, bounds=charge.bounds(FLOOR * survey.shares))
+
+
+def _plan(survey: Survey, levels: dict[str, Array], design: Design, before: Equilibrium) -> Plan:
+    """`steer_to_floor` with lever "common", by the program that solved the survey itself. ValueError where there is no
+    such lever.
+    """
+    charge = Charge.of(before.game, "common", "complementarity")
+    found = _floored(survey, levels, design=design)
+    prices = jnp.asarray(found.prices)
+    after = _solve(survey, levels | {"addition": prices}, design=design).equilibrium
+    return concluded(charge, FLOOR * survey.shares, found, prices, before, after)
+
+
 def _draws(
     survey: Survey,
     options: StudyOptions,
@@ -246,6 +292,7 @@ def _draws(
     levels: dict[str, Array],
     chart: Map,
     with_critical: bool,
+    plan: Plan | None,
     begin: Begin,
 ) -> Draws:
     """One solve a draw, by the program that solved the survey itself.
@@ -265,6 +312,10 @@ def _draws(
         found["excluded"].append(np.asarray(answer.excluded))
         found["price"].append(np.asarray(answer.price))
         found["features"].append(np.asarray(answer.features, float))
+        if plan is not None:
+            helped = _solve(one, levels | {"addition": plan.theta}, design=design).equilibrium
+            unconverged += not bool(helped.converged)
+            found["after"].append(np.asarray(helped.representation))
         if with_critical:
             with suppress(ValueError):  # a draw in which there are no critical ratios
                 found["critical"].append(_critical(one, levels, design))
@@ -276,6 +327,7 @@ def _draws(
         price=stacked["price"],
         critical=stacked.get("critical"),
         positions=chart.place(stacked["features"]),
+        after=stacked.get("after"),
         unconverged=unconverged,
     )
 

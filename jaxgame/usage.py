@@ -33,8 +33,30 @@ defaults. For a CSV it can also hold groups (a list, in the order wanted), missi
 questions as a table: column = a list of texts in their order, a table text = value, "numeric", or "unordered".
 
 [bold]Files[/bold] in --out: report.json (all numbers, and what is needed to repeat them), profile.npz, survey.json, and
-the figures representation, exclusion, map and convergence as PNG and SVG. They replace those of an earlier run, all or
-none. Exit code 1: not converged or not certified; 2: bad input.
+the figures representation, exclusion, plan, map and convergence as PNG and SVG. They replace those of an earlier run,
+all or none. Exit code 1: not converged or not certified; 2: bad input.
+""")
+
+STEER = _paragraphs("""
+[bold]What is asked for[/bold]: that every group be shown at least --share of its share of the people (with --game: at
+least --floor of everything). [bold]What may be changed[/bold], --lever:
+
+[bold]price[/bold]: a payment to every agent per unit of a group's representation. [bold]common[/bold]: one addition to
+everyone's appeal. Both are found exactly for any number of agents; --minimise norm looks for a smaller change that may
+also help or burden groups that are not at their floor.
+
+[bold]appeal[/bold], [bold]targets[/bold]: a change of single agents' appeal or alignment targets, of least norm.
+
+[bold]Examples[/bold]
+
+jaxgame steer --attractiveness 0.8 --lever price
+
+jaxgame steer --survey gss2018-ideology-age --share 0.3 --agents 20 --lever targets --out results/plan
+
+jaxgame steer --game game.toml --floor 0.05 --lever common
+
+Other options of the population come from --config, a TOML file as for `jaxgame study`. With --out: report.json,
+plan.npz and the figure plan. Exit code 1: the plan does not do what was asked; 2: bad input.
 """)
 
 SOLVE = _paragraphs("""

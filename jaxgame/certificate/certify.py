@@ -14,7 +14,7 @@ from jaxgame._pytree import pytree
 from jaxgame.certificate import weights as rosen
 from jaxgame.certificate.exploitability import Position, exploitability, position
 from jaxgame.certificate.spectrum import Spectrum, dense_jacobian, spectrum
-from jaxgame.games import dtype_of, is_quadratic
+from jaxgame.games import dtype_of, is_quadratic, reach_of
 from jaxgame.games.affine import AffineMap
 from jaxgame.solvers.scale import Scale
 
@@ -115,6 +115,20 @@ def prove_unique(game: Any) -> tuple[np.ndarray, bool]:
     if spectrum(affine, weights, dtype=dtype).lower > 0:
         return weights, True
     return _weighted(affine, dtype)
+
+
+def unique_under_bounds(game: Any, exposure: Any) -> bool:
+    """Whether a quadratic game is proved to have one equilibrium under shared bounds (theory §5).
+
+    Rosen's weights are then given: an agent whose marginals feel exposure_i of a price on S = Σ reach_i w_i has the
+    weight reach_i / exposure_i, and diag of these times F must be strongly monotone.
+    """
+    dtype = dtype_of(game)
+    reach, exposure = np.asarray(reach_of(game, dtype), np.float64), np.asarray(exposure, np.float64)
+    if not is_quadratic(game) or not ((reach > 0) & (exposure > 0)).all():
+        return False
+    weights = reach / exposure
+    return spectrum(game.affine(), weights / weights.mean(), dtype=dtype).lower > 0
 
 
 def _supplied(found: Spectrum, monotonicity: float | None, lipschitz: float | None) -> Spectrum:

@@ -35,15 +35,20 @@ def describe(equilibrium: Any) -> str:
     if residual > tol:
         dtype = jnp.dtype(equilibrium.profile.dtype).name
         parts.append(f"tol {tol:.3g} is below what {dtype} can resolve here; judged against rounding.")
+    paid = ""
+    if equilibrium.prices is not None:
+        paid = " with the prices paid"
+        parts.append(f"The bounds hold at prices up to {float(jnp.abs(equilibrium.prices).max()):.3g}.")
     if np.isfinite(gap := float(equilibrium.gap)):
-        parts.append(f"No agent can gain more than {gap:.3g} by a unilateral change.")
+        parts.append(f"No agent can gain more than {gap:.3g} by a unilateral change{paid}.")
     else:
         flat = np.asarray(concave_agents(equilibrium.game, equilibrium.profile))
         parts.append(
             f"The utility of agent {int(np.argmin(flat))} is not concave: this is a stationary point, not certified "
             "as an equilibrium; see certify(game, profile).exploitability."
         )
-    return " ".join([*parts, *_doubt(equilibrium.game)])
+    doubt = _doubt(equilibrium.game) if equilibrium.bounds is None else _doubt_of_prices(equilibrium)
+    return " ".join([*parts, *doubt])
 
 
 def _doubt(game: Any) -> list[str]:
@@ -61,6 +66,15 @@ def _doubt(game: Any) -> list[str]:
     if game.n_agents * (game.n_groups - 1) > CHEAP or prove_unique(game)[1]:
         return []
     return ["Not proved to be the only equilibrium: certify(game, profile) has the numbers, probe(game) finds others."]
+
+
+def _doubt_of_prices(equilibrium: Any) -> list[str]:
+    from jaxgame.certificate.certify import unique_under_bounds
+
+    game = equilibrium.game
+    if game.n_agents * (game.n_groups - 1) > CHEAP or unique_under_bounds(game, equilibrium.bounds.exposure):
+        return []
+    return ["Not proved to be the only equilibrium under these bounds."]
 
 
 def summarise(certificate: Any) -> str:

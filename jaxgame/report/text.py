@@ -9,6 +9,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from jaxgame.report.groups import INDISTINCT
+from jaxgame.steering.guidance import levers
+from jaxgame.study import FLOOR
 
 if TYPE_CHECKING:
     from jaxgame.study import Study
@@ -67,7 +69,7 @@ def findings(study: Study) -> list[str]:
             f"The survey cannot tell {'; '.join(pairs)} (χ² test, p > {INDISTINCT:.0%}): where their fates differ, "
             "it is for their shares and sampling noise, not because they are known to think differently."
         )
-    return [sentence for sentence in sentences if sentence]
+    return [sentence for sentence in (*sentences, *remedy(study)) if sentence]
 
 
 def _who_gains(study: Study) -> str:
@@ -104,6 +106,31 @@ def _why(study: Study) -> list[str]:
     if near:
         sentences.append(f"The next to fall out is {near[0]}.")
     return sentences
+
+
+def remedy(study: Study) -> list[str]:
+    """What brings every group to the study's floor, and what becomes of the others."""
+    wish = f"every group to {FLOOR:.0%} of its share of the people"
+    plan, groups = study.plan, study.survey.groups
+    if plan is None:
+        return [f"No plan to bring {wish}: {study.why_no_plan}."]
+    changes = levers(plan, groups)
+    if not changes:
+        return [f"Nothing is needed to bring {wish}."]
+    if not plan.success:
+        return [f"To bring {wish}: {plan.message}"]
+    named = [f"{change.change:+.3g} for {change.name}" for change in changes]
+    before, after = (np.asarray(e.representation) for e in (plan.before, plan.equilibrium))
+    loser = int(np.argmin(after - before))
+    reached = study.draws.reached
+    weakest = int(np.argmin(reached.mean(0)))
+    return [
+        f"One change of everyone's appeal brings {wish}: {listed(named)}. {groups[loser]} then goes from "
+        f"{percent(before[loser])} to {percent(after[loser])} of what is shown.",
+        f"Made for the estimates and kept on the posterior draws, it brings all groups there in "
+        f"{percent(reached.all(1).mean())} of them; {groups[weakest]} least often, in "
+        f"{percent(reached[:, weakest].mean())}.",
+    ]
 
 
 def spread(study: Study, d: int) -> str:

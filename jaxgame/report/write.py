@@ -15,6 +15,9 @@ out, a bound that does not exist).
     critical_ratios       of: "this population" or "all agents aligned to the population shares"; or missing: why
     groups                for each: people, share, representation, excluded, price_of_inclusion, critical_ratio, and for
                           each of these its interval over the posterior draws; excluded_in: the share of draws
+    plan                  lever "common": success, message, cost, floor of each group's share, and for each group the
+                          addition to everyone's appeal, representation after it with its interval over the draws, and
+                          the share of draws in which it is at its floor; reached_in: in which all are; or missing: why
     indistinct            pairs of groups that the survey cannot tell apart
     draws                 number, interval (quantiles), unconverged, with_critical_ratios
     map                   positions of the groups, share of the variation on each axis
@@ -38,11 +41,13 @@ import numpy as np
 
 from jaxgame.report.files import write_json
 from jaxgame.report.text import INTERVAL, findings, interval
+from jaxgame.study import FLOOR
 
 if TYPE_CHECKING:
     from jaxgame.certificate.certify import Certificate
     from jaxgame.config import StudyOptions
     from jaxgame.equilibrium import Equilibrium
+    from jaxgame.steering.plan import Plan
     from jaxgame.study import Study
 
 VERSION = 1
@@ -89,6 +94,39 @@ def write_solution(
             {"group": name, "representation": share, "largest_in_a_mixture": largest}
             for name, share, largest in zip(names, shown, np.asarray(found.profile).max(0), strict=True)
         ],
+    }
+    write_json(folder / "report.json", report)
+
+
+def write_plan(plan: Plan, names: tuple[str, ...], note: str, folder: Path) -> None:
+    """report.json ("jaxgame.steer", version 1), plan.npz and the figure of a plan for floors."""
+    from jaxgame.report.figures.plan import draw
+    from jaxgame.report.figures.style import save
+
+    before, after = plan.before, plan.equilibrium
+    np.savez_compressed(
+        folder / "plan.npz",
+        theta=plan.theta,
+        floor=plan.details["floor"],
+        groups=np.array(names),
+        before=before.profile,
+        profile=after.profile,
+    )
+    title = "What the plan does" if plan.success else "The plan falls short"
+    save(draw(plan, names, title, note), folder, "plan")
+    report = {
+        "schema": "jaxgame.steer",
+        **_origin(str(after.profile.dtype)),
+        "plan": {name: getattr(plan, name) for name in ("lever", "success", "message", "cost")},
+        "details": {name: value for name, value in plan.details.items() if isinstance(value, bool | int | float | str)},
+        "certificate": _certificate(plan.certificate),
+        "groups": [
+            {"group": name, "floor": least, "before": old, "after": new}
+            for name, least, old, new in zip(
+                names, plan.details["floor"], before.representation, after.representation, strict=True
+            )
+        ],
+        "guidance": plan.guidance(names),
     }
     write_json(folder / "report.json", report)
 
@@ -153,6 +191,7 @@ def _report(study: Study, digest: str, figures: dict[str, str]) -> dict[str, Any
         "ratio": study.ratio,
         "critical_ratios": {"of": of} if study.critical is not None else {"missing": study.why_not_critical},
         "groups": _groups(study),
+        "plan": _study_plan(study),
         "indistinct": pairs,
         "draws": {
             "number": options.draws,
@@ -174,6 +213,28 @@ def _report(study: Study, digest: str, figures: dict[str, str]) -> dict[str, Any
             for curve in study.curves
         ],
         "figures": {f"{name}{suffix}": title for name, title in figures.items() for suffix in (".png", ".svg")},
+    }
+
+
+def _study_plan(study: Study) -> dict[str, Any]:
+    plan, draws = study.plan, study.draws
+    if plan is None or draws.after is None:
+        return {"missing": study.why_no_plan}
+    reached, after = draws.reached, np.asarray(plan.equilibrium.representation)
+    return {
+        **{name: getattr(plan, name) for name in ("lever", "success", "message", "cost")},
+        "floor": FLOOR,
+        "reached_in": reached.all(1).mean(),
+        "groups": [
+            {
+                "group": group,
+                "addition": plan.theta[d],
+                "representation": after[d],
+                "representation_interval": np.array(interval(draws.after[:, d])),
+                "reached_in": reached[:, d].mean(),
+            }
+            for d, group in enumerate(study.survey.groups)
+        ],
     }
 
 
@@ -232,6 +293,12 @@ def _arrays(study: Study) -> dict[str, Any]:
     )
     if study.critical is not None:
         arrays["critical_ratios"] = study.critical
+    if study.plan is not None:
+        arrays |= dict(
+            plan_addition=study.plan.theta,
+            plan_profile=study.plan.equilibrium.profile,
+            draws_plan_representation=draws.after,
+        )
     if draws.critical is not None:
         arrays["draws_critical_ratios"] = draws.critical
     for curve in study.curves:

@@ -15,7 +15,7 @@ import jax.numpy as jnp
 from flax import struct
 from jax import Array
 
-from jaxgame import simplex
+from jaxgame import linalg, simplex
 from jaxgame._pytree import pytree
 from jaxgame.games import is_quadratic, linearise
 from jaxgame.games.affine import AffineMap
@@ -127,8 +127,8 @@ def natural_face(affine: AffineMap, base: Array) -> Array:
 class FaceStep:
     """The point that is optimal on given faces: a linear solve and its refinement; entries may be negative.
 
-    A vanishing proximal term towards `centre` picks a point where a face holds many; the refinement, against the true
-    system, removes its bias and the rounding of the elimination.
+    A vanishing proximal term towards `centre`, in proportion to each agent's stakes, picks a point where a face holds
+    many; the refinement, against the true system, removes its bias and the rounding of the elimination.
     """
 
     affine: AffineMap
@@ -137,10 +137,10 @@ class FaceStep:
 
     @property
     def theta(self) -> Array:
-        return jnp.full_like(self.centre, proximity(self.centre.dtype))
+        return jnp.broadcast_to(proximity(self.centre.dtype) * stakes(self.affine), self.centre.shape)
 
     def first(self) -> tuple[Array, Array]:
-        return self.affine.linear + proximity(self.centre.dtype) * self.centre, jnp.ones_like(self.centre[:, 0])
+        return self.affine.linear + self.theta * self.centre, jnp.ones_like(self.centre[:, 0])
 
     def refinement(self, x: Array) -> tuple[Array, Array]:
         return self.affine.linear - self.affine.apply(x), 1 - x.sum(1)
@@ -172,7 +172,18 @@ def own_diagonal(affine: AffineMap) -> Array:
         diagonal = diagonal + coefficient[:, None] * jnp.diagonal(matrix)[None]
     if affine.own.dense is not None:
         diagonal = diagonal + jnp.diagonal(affine.own.dense, axis1=1, axis2=2)
-    return jnp.maximum(jnp.abs(diagonal), 1e-3 * jnp.abs(diagonal).max(1, keepdims=True) + 1e-6)
+    return jnp.maximum(jnp.abs(diagonal), 1e-3 * jnp.abs(diagonal).max(1, keepdims=True) + 1e-6 * stakes(affine))
+
+
+def stakes(affine: AffineMap) -> Array:
+    """How large the utilities of every agent are in a scaled game, (n, 1), at most 1.
+
+    Multiplying one agent's utility by a constant changes no equilibrium, and should not change how well it is found.
+    """
+    felt = affine.apply(simplex.project_tangent(linalg.generic(affine.linear.shape, affine.linear.dtype)))
+    size = jnp.maximum(jnp.abs(simplex.project_tangent(felt)), jnp.abs(simplex.project_tangent(affine.linear)))
+    size = size.max(1, keepdims=True)
+    return jnp.where(size > jnp.finfo(size.dtype).tiny, jnp.minimum(size, 1), 1)
 
 
 def start_interior(game: Any, scale: Scale, profile: Array) -> Interior:

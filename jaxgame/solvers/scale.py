@@ -57,9 +57,7 @@ def lipschitz_bound(affine: AffineMap) -> Array:
 
 def lipschitz(affine: AffineMap, weights: Array | None = None) -> Array:
     """The spectral norm of J, rows weighted by (n,), on the tangent space: power method on JᵀJ, from below."""
-    shape, dtype = affine.linear.shape, affine.linear.dtype
-    # A quasi-random start is generic: no symmetry of a game makes it orthogonal to the leading direction.
-    start = jnp.modf(jnp.arange(shape[0] * shape[1], dtype=dtype) * 0.6180339887498949)[0].reshape(shape) - 0.5
+    start = linalg.generic(affine.linear.shape, affine.linear.dtype)
 
     def forward(x: Array) -> Array:
         out = affine.apply(simplex.project_tangent(x))
@@ -73,7 +71,7 @@ def lipschitz(affine: AffineMap, weights: Array | None = None) -> Array:
         y = forward(x)
         return transpose(y)[0], jnp.linalg.norm(y)
 
-    _, norm = lax.fori_loop(0, POWER_STEPS, body, (simplex.project_tangent(start), jnp.zeros((), dtype)))
+    _, norm = lax.fori_loop(0, POWER_STEPS, body, (simplex.project_tangent(start), jnp.zeros((), start.dtype)))
     return norm
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
@@ -19,8 +20,8 @@ class Plan:
     "price" and "common", (n, D) for "appeal" and "targets"). equilibrium: of the changed game, by a fresh solve.
     before: of the game as it was. history: dict of (steps,) arrays. certificate: of `equilibrium` in the changed game.
     success: the plan does what it was asked for, verified by the fresh solve. message: sentences; where success is
-    False, why, and what comes nearest. cost: of the change. lever: what was changed. details: numbers that only some
-    plans have, by name.
+    False, why, and what comes nearest. cost: of the change. lever: what was changed. baseline: the levers before;
+    rebuild: from levers like `theta` to the game. details: numbers that only some plans have, by name.
     """
 
     theta: Any
@@ -32,4 +33,12 @@ class Plan:
     message: str
     cost: float
     lever: str
+    baseline: Any = None
+    rebuild: Callable[[Any], Any] | None = None
     details: dict[str, Any] = dataclasses.field(default_factory=dict)
+
+    def guidance(self, groups: Sequence[str] | None = None, *, rows: int = 5) -> str:
+        """What to change, for whom, by how much, what it costs and does; `groups`: their names (`guidance`)."""
+        from jaxgame.steering.guidance import guidance
+
+        return guidance(self, groups, rows)
