@@ -20,7 +20,7 @@ from jaxgame.bounds import Bounds
 from jaxgame.games import linearise, reach_of, representation
 from jaxgame.games.affine import AffineMap
 from jaxgame.solvers import kkt
-from jaxgame.solvers.newton import longest, project_on, proximity
+from jaxgame.solvers.newton import longest, project_on, proximity, stakes
 from jaxgame.solvers.scale import Scale, measure
 
 SIGNS = (1.0, -1.0)  # of the lower and the upper side: sign·(M S − limit) ≥ 0
@@ -206,11 +206,12 @@ class _Problem:
         limit = jnp.where(binding, self.limits[side, columns], 0)
         rows = jnp.where(binding[:, None], self.matrix, 0)
         small = proximity(now.mixture.dtype)
-        factor = kkt.factorise(self.affine, jnp.full_like(now.mixture, small), face)
+        own = jnp.broadcast_to(small * stakes(self.affine), now.mixture.shape)
+        factor = kkt.factorise(self.affine, own, face)
         solve = kkt.bordered(factor, self.exposure, self.reach, rows, jnp.where(binding, small, 1))
         start = jnp.where(binding, net, 0)
         x, _, prices = solve(
-            self.affine.linear + small * now.mixture,
+            self.affine.linear + own * now.mixture,
             jnp.ones_like(now.mu),
             limit + jnp.where(binding, small * start, 0),
         )
