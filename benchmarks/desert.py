@@ -55,14 +55,14 @@ def draw(seed: int) -> tuple[Any, str, jax.Array, np.ndarray]:
         features = rng.normal(size=(n_groups, 3))
         distance = ((features[:, None] - features[None]) ** 2).sum(-1)
         shares = rng.dirichlet(np.full(n_groups, 4.0))
-        targets = rng.dirichlet(20 * shares, n)
+        targets = rng.dirichlet(100 * shares, n)
         game = jg.AlignmentGame(
             jnp.asarray(targets),
-            jnp.asarray(np.exp(-distance / np.median(distance[distance > 0]))),
-            jnp.asarray(0.1 * rng.normal(size=n_groups)),
+            jnp.asarray(0.9 * np.exp(-distance / np.median(distance[distance > 0])) + 0.1 * np.eye(n_groups)),
+            jnp.asarray(0.02 * rng.normal(size=n_groups)),
             attractiveness=jnp.asarray(rng.uniform(0.3, 1.5, n)),
             consistency=jnp.asarray(rng.uniform(0.5, 1.5, n)),
-            diversity=jnp.asarray(np.full(n, rng.uniform(0, 0.4))),
+            diversity=jnp.asarray(np.full(n, rng.uniform(0, 0.2))),
             spread=jnp.ones(n_groups),
             reach=jnp.asarray(rng.dirichlet(np.full(n, 3.0))),
         )
@@ -70,14 +70,12 @@ def draw(seed: int) -> tuple[Any, str, jax.Array, np.ndarray]:
         if not reached(jg.solve(game), MARGIN * floors):
             continue
         if lever == "appeal":
-            start = 0.1 * rng.normal(size=n_groups) + rng.uniform(0.3, 1) * rng.normal(size=n_groups)
+            start = rng.uniform(0.3, 1) * rng.normal(size=n_groups)
         else:
             left_out = rng.permutation(n_groups)[: rng.integers(1, n_groups // 2 + 1)]
             start = rng.dirichlet(4 * shares, n)
             start[:, left_out] = 0
-            start = (start + 1e-9) / (start + 1e-9).sum(1, keepdims=True)
-            start[:, left_out] = 0
-            start = start / start.sum(1, keepdims=True)
+            start /= start.sum(1, keepdims=True)
         before = jg.solve(BUILD[lever](game, jnp.asarray(start)))
         if bool(jg.excluded(before).any()):
             return game, lever, jnp.asarray(start), floors

@@ -1,6 +1,6 @@
 """jaxgame: when language models each choose which human groups to align with, what happens, and who is left out?"""
 
-from jaxgame import simplex, surveys
+from jaxgame import simplex, steering, surveys
 from jaxgame.bounds import Bounds
 from jaxgame.certificate.certify import Certificate, certify
 from jaxgame.certificate.multiplicity import Probe, probe
@@ -29,6 +29,17 @@ from jaxgame.solvers import (
     ProjectedGradient,
     Solver,
 )
+from jaxgame.steering import (
+    Inducement,
+    Plan,
+    Sensitivity,
+    induce,
+    inducement,
+    objectives,
+    sensitivity,
+    steer,
+    steer_to_floor,
+)
 
 __all__ = [
     "AcceleratedGradient",
@@ -43,24 +54,34 @@ __all__ = [
     "Extragradient",
     "Game",
     "GoldenRatio",
+    "Inducement",
     "MeanField",
     "MirrorProx",
     "Network",
     "Newton",
     "OptimisticGradient",
+    "Plan",
     "Probe",
     "ProjectedGradient",
     "QuadraticGame",
     "Scaled",
+    "Sensitivity",
     "Solver",
     "certify",
-    "probe",
     "closed_form",
     "critical_ratios",
     "excluded",
     "inclusion_price",
+    "induce",
+    "inducement",
+    "objectives",
+    "probe",
+    "sensitivity",
     "simplex",
     "solve",
+    "steer",
+    "steer_to_floor",
+    "steering",
     "surveys",
     "under_represented",
 ]

@@ -1,6 +1,7 @@
 """Every public solver on every game it can treat, a user's own solver, and what a solver says when it fails."""
 
 import inspect
+import itertools
 from typing import NamedTuple
 
 import jax
@@ -81,6 +82,17 @@ def test_solver_on_game(solver, name):
     assert ref.feasibility_error(W) < 1e-14
     assert ref.kkt_error(F, W, zoo.sigma(entry.spec)) <= 1e-9
     np.testing.assert_allclose(W, entry.solution, atol=1e-8)
+
+
+@pytest.mark.parametrize("name", ["boundary_centroid", "directed_network"])
+def test_each_agent_has_a_unit_of_utility_of_its_own(name):
+    """Multiplying one agent's utility changes no equilibrium, nor how well a small agent's mixture is found."""
+    entry = zoo.GAMES[name]()
+    units = np.array([1e4, 1e-4, 1.0, 1e-2])
+    weights = {name: units * getattr(entry.spec, name) for name in ("attractiveness", "consistency", "diversity")}
+    found = jg.solve(zoo.to_game(entry.spec.replace(**weights)))
+    assert bool(found.converged), found.message
+    np.testing.assert_allclose(found.profile, entry.solution, atol=1e-10)
 
 
 @pytest.mark.parametrize("solver", ["Extragradient", "OptimisticGradient", "GoldenRatio", "Newton"])
@@ -189,6 +201,12 @@ def test_solvers_take_no_unknown_options():
     for solver in SOLVERS.values():
         with pytest.raises(TypeError):
             solver(stepsize_typo=1.0)
+
+
+def test_no_solver_passes_for_another():
+    """The structure is what jit tells solvers by; that of a `jax.tree_util.register_dataclass` ignores the class."""
+    structures = [jax.tree.structure(make()) for make in SOLVERS.values()]
+    assert all(a != b for a, b in itertools.combinations(structures, 2))
 
 
 @pytest.mark.parametrize("solver", SOLVERS)

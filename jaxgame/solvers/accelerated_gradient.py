@@ -5,7 +5,6 @@ from __future__ import annotations
 from typing import Any, ClassVar
 
 import jax.numpy as jnp
-from flax import struct
 from jax import Array
 
 from jaxgame import _checks, simplex
@@ -26,7 +25,7 @@ class AcceleratedState:
     slope: Slope
 
 
-@struct.dataclass
+@pytree()
 class AcceleratedGradient:
     """Nesterov's method on the weighted potential, restarted when momentum points uphill (O'Donoghue & Candès 2015).
 

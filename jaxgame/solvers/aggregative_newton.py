@@ -5,10 +5,10 @@ from __future__ import annotations
 from typing import Any
 
 import jax.numpy as jnp
-from flax import struct
 from jax import Array, lax
 
 from jaxgame import simplex
+from jaxgame._pytree import pytree
 from jaxgame.games import is_aggregative
 from jaxgame.games.affine import AffineMap
 from jaxgame.solvers.newton import Newton
@@ -17,7 +17,7 @@ RESPONSE_STEPS = 100
 RESPONSE_TOL = 1e-4  # of a mixture; the Newton step corrects what is left
 
 
-@struct.dataclass
+@pytree()
 class AggregativeNewton(Newton):
     """Newton for games in which agents meet only through S = Σ reach_j w_j: faces from best responses to S.
 

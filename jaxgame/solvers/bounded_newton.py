@@ -12,7 +12,6 @@ from typing import Any, ClassVar
 
 import jax
 import jax.numpy as jnp
-from flax import struct
 from jax import Array
 
 from jaxgame._pytree import pytree
@@ -50,7 +49,7 @@ class BoundedState:
     evaluations: Array
 
 
-@struct.dataclass
+@pytree()
 class BoundedNewton:
     """What `solve` uses for `bounds`; a solver like the others, for any game whose Jacobian fits in memory."""
 

@@ -4,15 +4,15 @@ from __future__ import annotations
 
 from typing import Any, ClassVar
 
-from flax import struct
 from jax import Array
 
 from jaxgame import simplex
+from jaxgame._pytree import pytree
 from jaxgame.solvers.first_order import initial_slope
 from jaxgame.solvers.projected_gradient import GradientState
 
 
-@struct.dataclass
+@pytree()
 class Extragradient:
     """Look ahead v = Π(w − η F(w)), then w ← Π(w − η F(v)), η = 1/(2L). Two evaluations a step.
 

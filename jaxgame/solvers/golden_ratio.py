@@ -5,7 +5,6 @@ from __future__ import annotations
 from typing import Any
 
 import jax.numpy as jnp
-from flax import struct
 from jax import Array
 
 from jaxgame import simplex
@@ -28,7 +27,7 @@ class GoldenState:
     longest: Array
 
 
-@struct.dataclass
+@pytree()
 class GoldenRatio:
     """Steps from the local slope of the game map alone: no constant is needed. One evaluation a step.
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 from typing import Any, ClassVar
 
 import jax.numpy as jnp
-from flax import struct
 from jax import Array
 
 from jaxgame import simplex
@@ -20,7 +19,7 @@ class MirrorState:
     step_size: Array
 
 
-@struct.dataclass
+@pytree()
 class MirrorProx:
     """Multiplicative steps: v ∝ w exp(η g(w)), then w ∝ w exp(η g(v)). Two evaluations a step.
 

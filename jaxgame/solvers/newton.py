@@ -12,7 +12,6 @@ from typing import Any, ClassVar
 
 import jax
 import jax.numpy as jnp
-from flax import struct
 from jax import Array
 
 from jaxgame import linalg, simplex
@@ -47,7 +46,7 @@ class NewtonState:
     evaluations: Array
 
 
-@struct.dataclass
+@pytree()
 class Newton:
     """Semismooth Newton for any game whose Jacobian can be had; with an exact finish on quadratic games.
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from typing import Any
 
-from flax import struct
 from jax import Array
 
 from jaxgame import simplex
@@ -21,7 +20,7 @@ class OptimisticState:
     slope: Slope
 
 
-@struct.dataclass
+@pytree()
 class OptimisticGradient:
     """w ← Π(w − η F_k − η' (F_k − F_{k−1})), η = .45/L, η' the step before. One evaluation and one projection a step.
 

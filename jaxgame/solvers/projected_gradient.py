@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from typing import Any
 
-from flax import struct
 from jax import Array
 
 from jaxgame import simplex
@@ -19,7 +18,7 @@ class GradientState:
     slope: Slope
 
 
-@struct.dataclass
+@pytree()
 class ProjectedGradient:
     """w ← Π(w − β F(w)), β the co-coercivity of the game map seen so far (1/L in potential games, at least c/L² else).
 

@@ -40,6 +40,15 @@ class AgentLever:
         arrays = (strength, metric, targets, norm_weights(game, weights))
         return cls(*(None if x is None else np.asarray(x, np.float64) for x in arrays))  # pyright: ignore[reportArgumentType]
 
+    def common(self, pull: np.ndarray, sigma: float) -> np.ndarray:
+        """The change that draws all agents alike to groups, with a force `pull` (D,) ≥ 0, in units of the scale sigma
+        of marginal utilities.
+        """
+        if self.targets is not None:
+            return (self.targets + pull) / (1 + pull.sum()) - self.targets
+        top = float(self.strength.max()) or 1.0
+        return np.broadcast_to(pull * sigma / top, self.weights.shape)
+
     def cost(self, change: np.ndarray) -> float:
         """The norm of a change, √Σ weights Δ²."""
         return float(np.sqrt((self.weights * change**2).sum()))

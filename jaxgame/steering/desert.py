@@ -27,8 +27,8 @@ GLANCE = 30  # steps of an excursion where nothing says that there is something 
 def cross(search: Search, point: Point, proof: Proof) -> tuple[Point, Proof]:
     """From a stationary point of the objective to better ones, as long as there are any that a way leads to.
 
-    Without a goal the signed objective is followed only for a few steps; with one that is not met, in all earnest, and
-    the barrier is the last resort.
+    Without a goal the signed objective is followed only for a few steps, and only towards groups that no agent
+    represents; with one that is not met, in all earnest, and the barrier is the last resort.
     """
     search.prove(point, proof)
     while search.goal is None or not search.reaches(point):
@@ -49,6 +49,8 @@ def _signed(search: Search, stuck: Point) -> tuple[Point, Proof] | None:
     """
     earnest = search.goal is not None
     here, appetite = stuck, search.problem.appetite(stuck)
+    if not earnest:
+        appetite = jnp.where((stuck.equilibrium.signed < 0).all(-2, keepdims=True), appetite, 0)
     for strength in STRENGTHS if earnest else STRENGTHS[:1]:
         for _ in range(ROUNDS if earnest else 1):
             if not bool((appetite > 0).any()):

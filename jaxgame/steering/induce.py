@@ -69,7 +69,7 @@ def inducement(game: Any, profile: Any, *, lever: str = "appeal", weights: Any =
 
     Where no change of targets makes `profile` an equilibrium: `success` is False, and the change is for the profile
     nearest to it (least squares over the whole profile, all agents together) that targets can make one, by a search
-    over its supports: the nearest of all where `complete` in the message says so, else one that no change of the
+    over its supports: the nearest of all where the message says so, else one that no change of the
     support of a single agent and group brings nearer. Among the changes for that profile it takes the cheapest, up to a
     relative error of 1e-6.
 

@@ -17,7 +17,6 @@ import numpy as np
 from jax import Array
 
 from jaxgame import _checks
-from jaxgame.bounds import Bounds
 from jaxgame.certificate.certify import certify
 from jaxgame.equilibrium import Equilibrium, solve
 from jaxgame.games import dtype_of, is_quadratic
@@ -57,11 +56,9 @@ def floor_by_agent(game: Any, floor: Any, *, lever: str, weights: Any = None, co
             "lever='price' or 'common'"
         )
     floors = _floors(game, floor)
-    described = AgentLever.of(game, lever, weights)
-    before = solve(game)
-    if bool(before.converged) and bool((before.representation >= floors).all()):
-        return _nothing_to_do(game, lever, before, floors)
-    plan = _Plan(game, lever, described, floors, before)
+    plan = _Plan(game, lever, AgentLever.of(game, lever, weights), floors, solve(game))
+    if bool(plan.before.converged) and bool((plan.before.representation >= floors).all()):
+        return plan.without_change()
     return plan.concluded(plan.found(complete))
 
 
@@ -73,28 +70,6 @@ def _floors(game: Any, floor: Any) -> Array:
     if (total := float(np.asarray(value, np.float64).sum())) > 1 + _checks.row_tolerance(dtype):
         raise ValueError(f"floor sums to {total:.10g}, expected at most 1: representation is shared among the groups")
     return value
-
-
-def _nothing_to_do(game: Any, lever: str, before: Equilibrium, floors: Array) -> Plan:
-    return Plan(
-        theta=jnp.zeros((game.n_agents, game.n_groups), dtype_of(game)),
-        equilibrium=before,
-        before=before,
-        history={"cost": np.zeros(1)},
-        certificate=certify(game, before.profile),
-        success=True,
-        message="Every group is at its floor or above as the game is: no change is needed.",
-        cost=0.0,
-        lever=lever,
-        details=dict(
-            floor=np.asarray(floors),
-            upper_bound=0.0,
-            supports_tried=0,
-            globally_optimal=True,
-            planned=np.asarray(before.profile),
-            shortfall=np.zeros(game.n_groups),
-        ),
-    )
 
 
 @dataclasses.dataclass(frozen=True)
@@ -122,7 +97,7 @@ class _Plan:
     def found(self, complete: bool | None) -> _Found:
         """The cheapest point at the floors; where there is none, the one with the least shortfall."""
         program = Program(self.game, self.described, np.asarray(self.floors, np.float64))
-        starts = list(self._starts())
+        starts = list(self._starts(program.sigma))
         search = Search(program, program.cheapest())
         everything = search.at(starts[0])
         upper = self.described.cost(everything.change) if np.isfinite(everything.value) else np.inf
@@ -134,31 +109,22 @@ class _Plan:
         point, _ = nearest.best([*starts, support(self.before)], complete)
         return _Found(point, False, proved, upper, search.tried + nearest.tried, [])
 
-    def _starts(self) -> Iterator[np.ndarray]:
-        """Supports that may be near the optimum's: everything; what is represented, with what is to be; and those of
-        equilibria with the floors under a common change.
+    def _starts(self, sigma: float) -> Iterator[np.ndarray]:
+        """Supports that may be near the optimum's: everything; what is represented, with what is to be; and that of an
+        equilibrium with the floors.
         """
         yield np.ones(self.before.profile.shape, bool)
         yield support(self.before) | np.asarray(self.before.representation < self.floors)
-        if (agreed := self._under_common_prices()) is not None:
-            yield agreed
-        if self.lever == "targets" and (pulled := self._under_common_pull()) is not None:
+        if (pulled := self._under_common_pull(sigma)) is not None:
             yield pulled
 
-    def _under_common_prices(self) -> np.ndarray | None:
-        """The support of the variational equilibrium in which one addition to everyone's appeal holds the floors."""
-        exposure = agent_lever.appeal_strength(self.game)
-        priced = solve(self.game, bounds=Bounds(lower=self.floors, exposure=exposure))
-        return support(priced) if bool(priced.converged) else None
-
-    def _under_common_pull(self) -> np.ndarray | None:
-        """The support of the equilibrium once all targets are drawn to the groups below their floor, by turns further
-        until none is left.
+    def _under_common_pull(self, sigma: float) -> np.ndarray | None:
+        """The support of the equilibrium once everyone is drawn to the groups below their floor, by turns further until
+        none is left.
         """
-        assert self.described.targets is not None
-        targets, pull = self.described.targets, np.zeros(self.game.n_groups)
+        pull = np.zeros(self.game.n_groups)
         for _ in range(PULLS):
-            after = solve(changed(self.game, "targets", (targets + pull) / (1 + pull.sum()) - targets))
+            after = solve(changed(self.game, self.lever, self.described.common(pull, sigma)))
             short = np.asarray(after.representation < self.floors)
             if not bool(after.converged):
                 return None
@@ -167,41 +133,53 @@ class _Plan:
             pull = np.where(short, np.maximum(LONGER * pull, FIRST_PULL), pull)
         return None
 
+    def without_change(self) -> Plan:
+        theta = jnp.zeros_like(self.before.profile)
+        message = "Every group is at its floor or above as the game is: no change is needed."
+        known = dict(upper_bound=0.0, supports_tried=0, globally_optimal=True, planned=np.asarray(self.before.profile))
+        return self._plan(theta, self.before, [0.0], True, message, known)
+
     def concluded(self, found: _Found) -> Plan:
         """The plan, judged by an ordinary solve of the changed game."""
-        game, point = self.game, found.point
-        shape = (game.n_agents, game.n_groups)
-        change = np.zeros(shape) if point is None else point.change
-        theta = jnp.asarray(change, dtype_of(game))
-        after = solve(changed(game, self.lever, theta))
-        floors = np.asarray(self.floors, np.float64)
-        shortfall = np.maximum(floors - np.asarray(after.representation, np.float64), 0)
-        held = bool(after.converged) and float(shortfall.max()) <= float(jnp.finfo(theta.dtype).eps) ** 0.5 / 10
+        point = found.point
+        change = np.zeros(self.before.profile.shape) if point is None else point.change
+        theta = jnp.asarray(change, dtype_of(self.game))
+        after = solve(changed(self.game, self.lever, theta))
+        missing = float(self._shortfall(after).max())
+        held = bool(after.converged) and missing <= float(jnp.finfo(theta.dtype).eps) ** 0.5 / 10
+        known = dict(
+            upper_bound=found.upper,
+            supports_tried=found.tried,
+            globally_optimal=found.reaches and found.proved,
+            planned=None if point is None else np.maximum(point.profile, 0),
+        )
+        return self._plan(theta, after, found.costs, found.reaches and held, self._message(found, after, held), known)
+
+    def _plan(self, theta: Array, after: Equilibrium, costs: list[float], success: bool, message: str, known) -> Plan:
+        game, lever = self.game, self.lever
         return Plan(
             theta=theta,
             equilibrium=after,
             before=self.before,
-            history={"cost": np.asarray(found.costs)},
+            history={"cost": np.asarray(costs)},
             certificate=certify(after.game, after.profile),
-            success=found.reaches and held,
-            message=self._message(found, after, held, shortfall),
+            success=success,
+            message=message,
             cost=self.described.cost(np.asarray(theta, np.float64)),
-            lever=self.lever,
+            lever=lever,
             baseline=jnp.zeros_like(theta),
-            rebuild=lambda change: changed(game, self.lever, change),
-            details=dict(
-                floor=np.asarray(self.floors),
-                upper_bound=found.upper,
-                supports_tried=found.tried,
-                globally_optimal=found.reaches and found.proved,
-                planned=None if point is None else np.maximum(point.profile, 0),
-                shortfall=shortfall,
-            ),
+            rebuild=lambda change: changed(game, lever, change),
+            details=known | dict(floor=np.asarray(self.floors), shortfall=self._shortfall(after)),
         )
 
-    def _message(self, found: _Found, after: Equilibrium, held: bool, shortfall: np.ndarray) -> str:
+    def _shortfall(self, after: Equilibrium) -> np.ndarray:
+        shown = np.asarray(after.representation, np.float64)
+        return np.maximum(np.asarray(self.floors, np.float64) - shown, 0)
+
+    def _message(self, found: _Found, after: Equilibrium, held: bool) -> str:
         if found.point is None:
             return "No plan: no support gave a solvable program. Is the game itself solvable? See solve(game).message."
+        shortfall = self._shortfall(after)
         shown = ", ".join(f"{share:.4g}" for share in np.asarray(after.representation))
         if not found.reaches:
             none = "no change of" if found.proved else "no change was found of"

@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import dataclasses
 import warnings
+from typing import Any
 
 import clarabel
 import numpy as np
 import scipy.sparse as sp
 from scipy.sparse.linalg import MatrixRankWarning, splu
+
+_clarabel: Any = clarabel  # compiled: a type checker finds no names in it
 
 TOLERANCE = 1e-10  # of the interior point, relative
 ACCEPTED = 1e-7  # violation of the optimality conditions up to which a point counts as a solution
@@ -21,7 +24,7 @@ _SYMMETRIC = dict(permc_spec="MMD_AT_PLUS_A", diag_pivot_thresh=0.0, options=dic
 
 SOLVED, INFEASIBLE, FAILED = "solved", "infeasible", "failed"
 
-_NO_POINT = (clarabel.SolverStatus.PrimalInfeasible, clarabel.SolverStatus.AlmostPrimalInfeasible)
+_NO_POINT = (_clarabel.SolverStatus.PrimalInfeasible, _clarabel.SolverStatus.AlmostPrimalInfeasible)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -50,9 +53,9 @@ def minimise(
     """
     order = np.argsort(~equal, kind="stable")
     n_equal = int(equal.sum())
-    cones = [clarabel.ZeroConeT(n_equal), clarabel.NonnegativeConeT(len(bound) - n_equal)]
+    cones = [_clarabel.ZeroConeT(n_equal), _clarabel.NonnegativeConeT(len(bound) - n_equal)]
     quadratic = sp.csc_matrix(sp.diags(curvature))
-    found = clarabel.DefaultSolver(
+    found = _clarabel.DefaultSolver(
         quadratic, linear, sp.csc_matrix(matrix[order]), bound[order], cones, _settings()
     ).solve()
     point, multipliers = np.asarray(found.x), np.empty(len(bound))
@@ -73,8 +76,8 @@ def minimise(
     return Solution(SOLVED if miss <= ACCEPTED else FAILED, point, multipliers, bound - matrix @ point, value)
 
 
-def _settings() -> clarabel.DefaultSettings:
-    settings = clarabel.DefaultSettings()
+def _settings() -> Any:
+    settings = _clarabel.DefaultSettings()
     settings.verbose = False
     settings.max_threads = 1
     settings.tol_feas = settings.tol_gap_abs = settings.tol_gap_rel = TOLERANCE

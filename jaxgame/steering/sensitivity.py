@@ -132,7 +132,7 @@ def _jacobian(function: Callable[[Any], Any], theta: Any, outputs: int) -> Any:
         out = (jax.jacfwd if levers <= outputs else jax.jacrev)(function)(theta)
         finite = [jnp.isfinite(leaf).all() for leaf in jax.tree.leaves(out)]
         failed = all(_checks.concrete(x) for x in finite) and not all(finite)
-    except jax.errors.JaxRuntimeError as error:
+    except (jax.errors.JaxRuntimeError, ValueError) as error:  # what JAX makes of `solve`'s FloatingPointError
         if FloatingPointError.__name__ not in str(error):
             raise
         failed = True

@@ -131,6 +131,8 @@ def steer(
         message=message,
         cost=point.cost,
         lever="theta",
+        baseline=theta,
+        rebuild=build if scenarios is None else None,
         details=details,
     )
 

@@ -37,6 +37,7 @@ class Search:
     goal: Goal
     tried: int = 0
     along: list[float] = dataclasses.field(default_factory=list)
+    known: dict[bytes, Point] = dataclasses.field(default_factory=dict)
 
     def best(self, starts: Iterable[np.ndarray], complete: bool | None = None) -> tuple[Point | None, bool]:
         """The best point found from patterns `starts`, and whether it is proved to be the best of all; None: there is
@@ -61,17 +62,22 @@ class Search:
         return point, proved
 
     def at(self, on: np.ndarray, off: np.ndarray | None = None) -> Point:
-        self.tried += 1
-        return self.program.solve(self.goal, on, off)
+        """The optimum on a pattern, solved for once."""
+        key = on.tobytes() + (b"" if off is None else off.tobytes())
+        if key not in self.known:
+            self.tried += 1
+            self.known[key] = self.program.solve(self.goal, on, off)
+        return self.known[key]
 
     def improves(self, candidate: Point, on: Point) -> bool:
         return candidate.value < on.value - BETTER * abs(on.value) - ZERO**2
 
     def descend(self, on: np.ndarray) -> list[Point]:
-        """From a pattern to one that is B-stationary: the optima of the patterns on the way, each better than the last.
+        """From a pattern to one that is B-stationary: the optima of the patterns on the way, each better than the one
+        before.
 
-        Pairs with w = s = 0 may be on or off; one whose multiplier has the wrong sign changes sides, and the point stays
-        feasible. Empty if nothing is feasible on the pattern.
+        Pairs with w = s = 0 may be on or off; one whose multiplier has the wrong sign changes sides, and the point
+        stays feasible. Empty if nothing is feasible on the pattern.
         """
         path = [self.at(on)]
         if not np.isfinite(path[0].value):
@@ -95,7 +101,7 @@ class Search:
         return None
 
     def flipped(self, point: Point) -> list[Point]:
-        """The way from a point, where one exists, to one that no change of a single pair, followed by pivots, improves."""
+        """The way from a point to one that no change of a single pair, followed by pivots, improves."""
         path = [point]
         fruitless = 0
         pairs = itertools.cycle(np.ndindex(point.on.shape))
