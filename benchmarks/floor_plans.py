@@ -43,8 +43,9 @@ class Case:
     floor: np.ndarray
 
     def game(self) -> jg.AlignmentGame:
-        arrays = {k: jax.numpy.asarray(v) for k, v in vars(self).items() if k not in ("floor", "diversity")}
-        return jg.AlignmentGame(**arrays, diversity=jax.numpy.asarray(self.diversity))
+        arrays = {name: jax.numpy.asarray(value) for name, value in vars(self).items() if name != "floor"}
+        matrices = [arrays.pop(name) for name in ("targets", "kernel", "appeal")]
+        return jg.AlignmentGame(*matrices, **arrays)  # pyright: ignore[reportArgumentType]
 
 
 def draw(rng: np.random.Generator, number: int) -> Case:
@@ -244,9 +245,9 @@ def report(records: dict[str, list[dict[str, Any]]]) -> tuple[dict[str, Any], st
         *common.prose(f"Written by `benchmarks/floor_plans.py`. {common.described(environment)}."),
         "",
         *common.prose(
-            "Excess of the plan's norm over the least norm of all joint supports, in random games with n ≤ 3, D ≤ 4 and",
-            "floors that the game misses. Feasible: by the enumeration. A plan that is not found counts as excess ∞ in",
-            "the percentages. Goal of the local search: ≤ 1 % in 95 % of the feasible games, never above 10 %.",
+            "Excess of the plan's norm over the least norm of all joint supports, in random games with n ≤ 3, D ≤ 4",
+            "and floors that the game misses. Feasible: by the enumeration. A plan that is not found counts as excess",
+            "∞ in the percentages. Goal of the local search: ≤ 1 % in 95 % of the feasible games, never above 10 %.",
         ),
         "",
         *common.table(header, rows),

@@ -58,6 +58,7 @@ def is_positive_semidefinite(matrices: Array, tolerance: Array) -> Array:
     # Differences to the last group are coordinates of the tangent space.
     reduced = symmetric[..., :-1, :-1] - symmetric[..., -1:, :-1] - symmetric[..., :-1, -1:] + symmetric[..., -1:, -1:]
     metric = jnp.eye(n_groups - 1, dtype=matrices.dtype) + 1
+    tolerance = jnp.maximum(tolerance, jnp.finfo(matrices.dtype).tiny)  # for a matrix of zeros, which is semidefinite
     reduced = reduced + tolerance[..., None, None] * metric.reshape((1,) * (matrices.ndim - 2) + metric.shape)
 
     def sweep(k: Array, carry: tuple[Array, Array]) -> tuple[Array, Array]:

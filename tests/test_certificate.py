@@ -603,6 +603,26 @@ def test_a_curvature_that_cancels_is_not_negative(dtype, rng):
         np.testing.assert_allclose(found.exploitability, (W * slack).sum(axis=1), rtol=100 * float(np.finfo(dtype).eps))
 
 
+def without_curvature(value, mixture, others):
+    return value @ mixture
+
+
+@pytest.mark.float32
+@pytest.mark.parametrize("kind", ["concave", "quadratic"])
+def test_linear_utilities_are_concave(kind, dtype, rng):
+    """A curvature that is zero throughout: the best response is the best group."""
+    value, W = jnp.asarray(rng.normal(size=(4, 3)), dtype), draw(rng, (4, 3)).astype(dtype)
+    if kind == "concave":
+        game = jg.ConcaveGame(without_curvature, value, 3)
+    else:
+        game = jg.QuadraticGame(value, jnp.zeros((4, 3, 3), dtype), coupling=jg.MeanField(jnp.zeros((3, 3), dtype)))
+    found = jg.certify(game, W)
+    gain = np.asarray(value).max(axis=1) - (np.asarray(value) * W).sum(axis=1)
+    assert found.concave
+    np.testing.assert_allclose(found.gap, gain, rtol=100 * float(np.finfo(dtype).eps))
+    np.testing.assert_allclose(found.exploitability, gain, rtol=1e4 * float(np.finfo(dtype).eps))
+
+
 @pytest.mark.slow
 def test_a_hundred_thousand_agents(rng):
     """Through the aggregate, without anything n × n: constants by formula, gains of some agents by enumeration."""

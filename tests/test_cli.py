@@ -20,7 +20,9 @@ from jaxgame.gamefile import load as load_game
 
 SMALL = ["study", "--agents", "5", "--draws", "20"]
 FILES = {"report.json", "profile.npz", "survey.json"} | {
-    f"{name}.{kind}" for name in ("representation", "exclusion", "map", "convergence") for kind in ("png", "svg")
+    f"{name}.{kind}"
+    for name in ("representation", "exclusion", "plan", "map", "convergence")
+    for kind in ("png", "svg")
 }
 GAME = """kind = "quadratic"
 linear = [[1.0, 0.5, 0.0], [0.0, 0.2, 0.1]]
@@ -223,6 +225,39 @@ def test_solver_that_cannot_treat_the_game_is_bad_input(tmp_path):
     )
 
 
+def test_steer_prints_and_writes_a_plan(tmp_path):
+    (tmp_path / "game.toml").write_text(GAME)
+    result = run("steer", "--game", "game.toml", "--floor", "0.25", "--lever", "price", "--out", "plan")
+    assert result.exit_code == 0 and result.stdout.startswith("This plan works.")
+    assert set(contents(tmp_path / "plan")) == {"report.json", "plan.npz", "plan.png", "plan.svg"}
+    report = json.loads((tmp_path / "plan" / "report.json").read_text())
+    assert report["schema"] == "jaxgame.steer" and report["plan"]["success"]
+    assert [row["group"] for row in report["groups"]] == ["a", "b", "c"]
+    with np.load(tmp_path / "plan" / "plan.npz", allow_pickle=False) as file:
+        theta, profile = file["theta"], file["profile"]
+    # No coupling: w_i is the projection of linear_i + λ/2, and so everyone can check it.
+    linear = np.array([[1.0, 0.5, 0.0], [0.0, 0.2, 0.1]])
+    for w, g in zip(profile, linear + theta / 2 - profile, strict=True):
+        assert (np.where(w > 0, np.abs(g - g.max()), np.maximum(g - g[w > 0].max(), 0)) < 1e-9).all()
+    assert np.allclose(profile.mean(0)[theta > 0], 0.25) and (theta > 0).any() and profile.mean(0).min() > 0.25 - 1e-9
+
+
+def test_steer_on_a_survey_without_files(tmp_path):
+    result = run("steer", "--agents", "5", "--attractiveness", "0.8", "--share", "0.3")
+    assert result.exit_code == 0 and list(tmp_path.iterdir()) == []
+    assert "Add to every agent's appeal:" in result.stdout and "extremely liberal" in result.stdout
+
+
+def test_steer_refuses_in_one_line(tmp_path):
+    (tmp_path / "game.toml").write_text(GAME)
+    assert "--game needs --floor" in refused("steer", "--game", "game.toml")
+    assert "--floor is for --game" in refused("steer", "--floor", "0.1")
+    assert "leave out --config, --survey" in refused("steer", "--game", "game.toml", "--floor", "0.1", "--agents", "3")
+    assert "sum to 1.5, above 1" in refused("steer", "--game", "game.toml", "--floor", "0.5", "--out", "plan")
+    assert "lever is 'tax'" in refused("steer", "--game", "game.toml", "--floor", "0.1", "--lever", "tax")
+    assert not (tmp_path / "plan").exists()
+
+
 def test_surveys_are_listed():
     result = run("surveys")
     assert result.exit_code == 0
@@ -249,6 +284,9 @@ def test_help_teaches():
             assert f"--{name.replace('_', '-')}" in text
     text = " ".join(run("solve", "--help").stdout.split())
     for word in ("targets (n, D)", "mean-field", "edges (m, 3", "jaxgame solve game.toml"):
+        assert word in text
+    text = " ".join(run("steer", "--help").stdout.split())
+    for word in ("price", "common", "targets", "jaxgame steer --game game.toml", "share of the people"):
         assert word in text
 
 

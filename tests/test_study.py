@@ -123,7 +123,7 @@ def test_published_critical_ratios_without_diversity(survey):
     known["response"] = [0.1488, 0.4246, 0.7606, np.inf, 1.1373, 0.6208, 0.1002]
     for metric, ratios in known.items():
         options = StudyOptions(agents=5, diversity=0, metric=metric)  # pyright: ignore[reportArgumentType]
-        found = studies._critical(survey, studies._levels(options), studies._design(options))
+        found = studies._critical(survey, studies._levels(options, survey), studies._design(options))
         assert np.allclose(found, ratios, rtol=2e-4)
 
 
@@ -141,6 +141,41 @@ def test_draws_are_solved_like_the_survey_itself(study, survey):
         assert symmetric_equilibrium(kernel, appeal, shares, GAMMA * ratio * 0.9999)[first] > 0
         assert symmetric_equilibrium(kernel, appeal, shares, GAMMA * ratio * 1.0001)[first] == 0
     assert study.draws.unconverged == 0
+
+
+def test_plan_brings_every_group_to_half_its_share(study, survey):
+    answers, values = posterior_mean(survey)
+    shares = survey.people / survey.people.sum()
+    kernel, appeal = model(answers, values, shares)
+    addition = np.asarray(study.plan.theta)
+    w = symmetric_equilibrium(kernel, appeal + addition, shares, ALPHA)
+    assert study.plan.success and np.allclose(study.plan.equilibrium.representation, w, atol=1e-8)
+    assert (w >= 0.5 * shares - 1e-9).all()
+    # Complementary: nothing is added for a group that is above its floor.
+    assert (
+        (addition >= 0).all()
+        and (addition[w > 0.5 * shares + 1e-6] == 0).all()
+        and (addition[study.excluded] > 0).all()
+    )
+    drawn = survey.posterior(OPTIONS.seed, OPTIONS.draws)
+    k = 7
+    there = np.asarray(drawn.shares)[k]
+    kernel, appeal = model([np.asarray(drawn.answers[q.id])[k] for q in survey.questions], values, there)
+    w = symmetric_equilibrium(kernel, appeal + addition, there, ALPHA)
+    assert np.allclose(study.draws.after[k], w, atol=1e-8)
+    assert study.draws.reached[k].tolist() == (w >= 0.5 * there).tolist()
+
+
+def test_plan_is_told(study, survey, results):
+    plan = json.loads((results / "report.json").read_text())["plan"]
+    assert plan["lever"] == "common" and plan["success"] and plan["floor"] == 0.5
+    assert [row["addition"] for row in plan["groups"]] == np.asarray(study.plan.theta).tolist()
+    assert plan["reached_in"] == study.draws.reached.all(1).mean()
+    told = " ".join(findings(study))
+    top = int(np.argmax(study.plan.theta))
+    assert f"{float(study.plan.theta[top]):+.3g} for {survey.groups[top]}" in told
+    bare = dataclasses.replace(study, plan=None, why_no_plan="there is no lever")
+    assert "No plan to bring every group to 50% of its share of the people: there is no lever." in findings(bare)
 
 
 def test_intervals_allow_infinity():
@@ -224,7 +259,7 @@ def test_map_is_classical_multidimensional_scaling(rng):
 
 def test_heterogeneous_targets_scatter_around_the_shares(survey):
     options = StudyOptions(agents=4000, heterogeneity=0.2)
-    game = studies._built(survey, studies._levels(options), design=studies._design(options))
+    game = studies._built(survey, studies._levels(options, survey), design=studies._design(options))
     targets, shares = np.asarray(game.targets), np.asarray(survey.shares)
     assert np.allclose(targets.sum(1), 1) and (targets >= 0).all()
     assert np.allclose(targets.mean(0), shares, atol=4 * np.sqrt(0.2 * shares * (1 - shares) / 4000).max())
@@ -233,7 +268,7 @@ def test_heterogeneous_targets_scatter_around_the_shares(survey):
 
 def test_heterogeneity_is_labelled_and_its_ratios_are_those_of_the_shares(study, survey):
     options = StudyOptions(agents=5, draws=20, heterogeneity=0.1)
-    found = studies._critical(survey, studies._levels(options), studies._design(options))
+    found = studies._critical(survey, studies._levels(options, survey), studies._design(options))
     assert np.allclose(found, study.critical, rtol=1e-10)
     varied = dataclasses.replace(study, options=options)
     assert any("all agents were aligned to the population's shares" in sentence for sentence in findings(varied))
@@ -306,7 +341,9 @@ def test_float32_stays_float32():
     options = StudyOptions(precision="float32")
     survey = studies.load_survey(options)
     shape = jax.eval_shape(
-        lambda s, levels: studies._solve(s, levels, design=studies._design(options)), survey, studies._levels(options)
+        lambda s, levels: studies._solve(s, levels, design=studies._design(options)),
+        survey,
+        studies._levels(options, survey),
     )
     kinds = {leaf.dtype for leaf in jax.tree.leaves(shape) if leaf.dtype.kind == "f"}
     assert kinds == {np.dtype(np.float32)}

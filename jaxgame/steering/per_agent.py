@@ -28,6 +28,7 @@ from jaxgame.steering.supports import Search, support
 
 PULLS = 40  # common changes tried on the way to a start
 FIRST_PULL, LONGER = 1 / 64, 1.5
+NOTICED = 1e-6  # size of an agent's change, relative to the largest, from which it is counted as one
 
 
 def floor_by_agent(game: Any, floor: Any, *, lever: str, weights: Any = None, complete: bool | None = None) -> Plan:
@@ -36,7 +37,7 @@ def floor_by_agent(game: Any, floor: Any, *, lever: str, weights: Any = None, co
 
     Cheapest in the norm √Σ weights Δ², weights (n, D) or (D,) positive, default ones; it is the plan's `cost`. What is
     found is a stationary point that no flip of a single pair of agent and group in the support improves (the latter up
-    to n·D = 128). complete=True searches all supports, by branch and bound, exponential in n·D at worst; default: where
+    to n·D = 128; beyond it only pivots are tried). complete=True searches all supports, by branch and bound, exponential in n·D at worst; default: where
     n·D ≤ 16; False: never.
 
     Plan.theta is Δ, `equilibrium` an ordinary solve of the changed game, `success` that it converged and has the
@@ -111,27 +112,25 @@ class _Plan:
 
     def _starts(self, sigma: float) -> Iterator[np.ndarray]:
         """Supports that may be near the optimum's: everything; what is represented, with what is to be; and that of an
-        equilibrium with the floors.
+        equilibrium with the floors, or near them.
         """
         yield np.ones(self.before.profile.shape, bool)
         yield support(self.before) | np.asarray(self.before.representation < self.floors)
-        if (pulled := self._under_common_pull(sigma)) is not None:
-            yield pulled
+        yield self._under_common_pull(sigma)
 
-    def _under_common_pull(self, sigma: float) -> np.ndarray | None:
+    def _under_common_pull(self, sigma: float) -> np.ndarray:
         """The support of the equilibrium once everyone is drawn to the groups below their floor, by turns further until
-        none is left.
+        none is left; of the one that missed least where that does not happen.
         """
-        pull = np.zeros(self.game.n_groups)
+        pull, found = np.zeros(self.game.n_groups), []
         for _ in range(PULLS):
             after = solve(changed(self.game, self.lever, self.described.common(pull, sigma)))
-            short = np.asarray(after.representation < self.floors)
-            if not bool(after.converged):
-                return None
-            if not short.any():
-                return support(after)
-            pull = np.where(short, np.maximum(LONGER * pull, FIRST_PULL), pull)
-        return None
+            shortfall = self._shortfall(after)
+            found.append((float(shortfall.sum()), support(after)))
+            if not (bool(after.converged) and (shortfall > 0).any()):
+                break
+            pull = np.where(shortfall > 0, np.maximum(LONGER * pull, FIRST_PULL), pull)
+        return min(found, key=lambda pair: pair[0])[1]
 
     def without_change(self) -> Plan:
         theta = jnp.zeros_like(self.before.profile)
@@ -197,7 +196,8 @@ class _Plan:
                 f"{shortfall.max():.3g}. The planned profile is an equilibrium, but not the one that was found: the "
                 "changed game has several, or is too ill-conditioned for its precision."
             )
-        moved = int((np.abs(found.point.change).max(1) > 0).sum())
+        size = np.abs(found.point.change).max(1)
+        moved = int((size > NOTICED * size.max()).sum())
         kind = (
             "a complete search of the supports proves it the cheapest"
             if found.proved

@@ -206,7 +206,9 @@ class Problem:
         """The nearest levers that the constraint allows. Raises ValueError if it returns anything but levers."""
         if self.constraint is None:
             return vector
-        allowed = self.levers.pack(self.constraint(self.levers.unpack(vector)), "what constraint returns")
+        with jax.numpy_dtype_promotion("standard"):  # optax's projections need it
+            allowed = self.constraint(self.levers.unpack(vector))
+        allowed = self.levers.pack(allowed, "what constraint returns")
         if not np.isfinite(allowed).all():
             raise ValueError("constraint returns levers that are not finite: what it projects on may be empty")
         return allowed

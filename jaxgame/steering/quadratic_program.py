@@ -18,7 +18,7 @@ ACCEPTED = 1e-7  # violation of the optimality conditions up to which a point co
 REGULARISATION = 1e-9  # of the exact solve: binding constraints may depend on each other
 REFINEMENTS = 8
 ROUNDS = 4  # exact solves, each on the constraints that bind at the one before
-EXACT = 1e-14  # violation at which there is nothing to gain
+EXACT = 1e-13  # violation at which there is nothing to gain
 
 _SYMMETRIC = dict(permc_spec="MMD_AT_PLUS_A", diag_pivot_thresh=0.0, options=dict(SymmetricMode=True))
 

@@ -43,11 +43,12 @@ class Search:
         """The best point found from patterns `starts`, and whether it is proved to be the best of all; None: there is
         none.
 
-        By pivots from every start, flips of single pairs where there are few, and a complete search if there are very
-        few, or `complete` is True, and not if it is False.
+        By pivots from every start and flips of single pairs; where there are many pairs, by pivots from the best start
+        only; and by a complete search if there are very few, or `complete` is True, and not if it is False.
         """
         size = int(np.prod(self.program.shape))
-        ways = [way for on in _distinct(starts) if (way := self.descend(on))]
+        starts = sorted(starts, key=lambda on: self.at(on).value)
+        ways = [way for on in starts[: None if size <= FLIP_LIMIT else 1] if (way := self.descend(on))]
         way = min(ways, key=lambda way: way[-1].value, default=[])
         if not way and size <= FLIP_LIMIT:
             first, _ = self.complete(None, 4 * size, first=True)
@@ -152,7 +153,3 @@ def _single(shape: tuple[int, ...], pair) -> np.ndarray:
     out = np.zeros(shape, bool)
     out[tuple(pair)] = True
     return out
-
-
-def _distinct(patterns: Iterable[np.ndarray]) -> list[np.ndarray]:
-    return list({pattern.tobytes(): pattern for pattern in patterns}.values())
