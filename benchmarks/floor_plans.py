@@ -18,6 +18,7 @@ import clarabel
 import common
 import jax
 import numpy as np
+import scipy.optimize
 import scipy.sparse as sp
 
 import jaxgame as jg
@@ -48,9 +49,9 @@ class Case:
         return jg.AlignmentGame(*matrices, **arrays)  # pyright: ignore[reportArgumentType]
 
 
-def draw(rng: np.random.Generator, number: int) -> Case:
+def draw(rng: np.random.Generator, number: int, shape: tuple[int, int] | None = None) -> Case:
     """A random game with floors; odd numbers have heterogeneous attractiveness and reach."""
-    n, n_groups = int(rng.integers(1, 4)), int(rng.integers(2, 5))
+    n, n_groups = (int(rng.integers(1, 4)), int(rng.integers(2, 5))) if shape is None else shape
     factor = rng.normal(size=(n_groups, n_groups)) / np.sqrt(n_groups)
     mixed = number % 2 == 1
     return Case(
@@ -65,11 +66,11 @@ def draw(rng: np.random.Generator, number: int) -> Case:
     )
 
 
-def cases(count: int, seed: int = SEED) -> list[Case]:
-    """Games whose equilibrium misses a floor."""
+def cases(count: int, seed: int = SEED, shape: tuple[int, int] | None = None) -> list[Case]:
+    """Games whose equilibrium misses a floor; of random shapes unless one is given."""
     rng, found = np.random.default_rng(seed), []
     while len(found) < count:
-        case = draw(rng, len(found))
+        case = draw(rng, len(found), shape)
         if bool((np.asarray(jg.solve(case.game()).representation) < case.floor - MISSED).any()):
             found.append(case)
     return found
@@ -159,8 +160,29 @@ def _least(squares: np.ndarray, equations: list, inequalities: list) -> float:
     if found.status in (solver.SolverStatus.PrimalInfeasible, solver.SolverStatus.AlmostPrimalInfeasible):
         return np.inf
     if found.status not in (solver.SolverStatus.Solved, solver.SolverStatus.AlmostSolved):
-        raise RuntimeError(f"the enumeration's solver ended with {found.status}")
+        return _least_undecided(squares, matrix, bound, len(equations))
     return float(np.sqrt(max(squares @ np.asarray(found.x) ** 2, 0.0)))
+
+
+def _least_undecided(squares: np.ndarray, matrix: np.ndarray, bound: np.ndarray, equations: int) -> float:
+    """By HiGHS whether there is a point, and by SLSQP from there, where the interior point gave up."""
+    equal, unequal = (matrix[:equations], bound[:equations]), (matrix[equations:], bound[equations:])
+    inside = scipy.optimize.linprog(0 * squares, *unequal, *equal, bounds=(None, None))
+    if inside.status == 2:
+        return np.inf
+    linear: Any = scipy.optimize.LinearConstraint
+    found = scipy.optimize.minimize(
+        lambda x: squares @ x**2,
+        inside.x,
+        jac=lambda x: 2 * squares * x,
+        constraints=[linear(equal[0], equal[1], equal[1]),
+                     linear(unequal[0], -np.inf, unequal[1])],
+        method="SLSQP",
+        options={"ftol": 1e-12, "maxiter": 1000},
+    )  # fmt: skip
+    if not found.success:
+        raise RuntimeError(f"the enumeration's solver ended with: {found.message}")
+    return float(np.sqrt(found.fun))
 
 
 def optimum(case: Case, lever: str) -> float:

@@ -258,7 +258,7 @@ def cell(result: dict[str, Any]) -> str:
     wrong = "**not finite**" if result["wrong_by"] is None else f"{result['wrong_by']:.0e}"
     memory = f", {result['memory']:.3g} ×" if "memory" in result else ""
     failed = "" if result["success"] else f", **residual {result['residual']:.0e}**"
-    return f"{peers.duration(result['seconds'])}, +{100 * result['overhead']:.0f} %{memory}, {wrong}{failed}"
+    return f"{peers.duration(result['seconds'])}, {100 * result['overhead']:+.0f} %{memory}, {wrong}{failed}"
 
 
 def verdict(case: dict[str, Any]) -> list[str]:

@@ -35,7 +35,8 @@ class _Group(TyperGroup):
         try:
             code = super().main(*args, standalone_mode=False, **kwargs)
         except typer.TyperException as error:
-            _complain(error.format_message())
+            if message := error.format_message():  # empty where the help was shown for want of a command
+                _complain(message)
             code = BAD_INPUT
         except typer.Abort:
             code = INTERRUPTED

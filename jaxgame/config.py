@@ -62,14 +62,18 @@ def study_options(config: Path | None, flags: dict[str, Any]) -> StudyOptions:
         raise ValueError(_line(error, origin)) from None
 
 
-def _read(path: Path) -> dict[str, Any]:
+def read_toml(path: Path) -> dict[str, Any]:
+    """ValueError, one line, for a file that is not TOML; OSError for one that cannot be read."""
     try:
-        data = tomllib.loads(path.read_text(encoding="utf-8"))
+        return tomllib.loads(path.read_text(encoding="utf-8"))
     except UnicodeDecodeError:
         raise ValueError(f"{path}: not UTF-8 text") from None
     except (tomllib.TOMLDecodeError, RecursionError) as error:
         raise ValueError(f"{path}: not a TOML file ({error})") from None
-    data = {key.replace("-", "_"): value for key, value in data.items()}
+
+
+def _read(path: Path) -> dict[str, Any]:
+    data = {key.replace("-", "_"): value for key, value in read_toml(path).items()}
     for key in data:
         if key not in StudyOptions.model_fields:
             raise ValueError(f"{path}: unknown option {key!r}; {suggestion(key, StudyOptions.model_fields)}")

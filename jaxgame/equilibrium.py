@@ -133,9 +133,10 @@ def solve(
 
     Composes with jit, vmap, grad, jvp: an implicit derivative in every array leaf of the game and of the bounds, zero
     in init, NaN if the solve failed. Where the optimality conditions are singular it is NaN under jit, and outside it a
-    FloatingPointError (wrapped in JAX's runtime error). At a kink it is an element of the conservative Jacobian; the
-    `margin` of `stats` tells how far one is. One compilation serves all games of one shape. Quadratic games are
-    polished on their support to rounding. Never raises for a failed solve: look at `converged`, `status`, `message`.
+    FloatingPointError, which JAX hands on within a ValueError or runtime error of its own. At a kink it is an element
+    of the conservative Jacobian; the `margin` of `stats` tells how far one is. One compilation serves all games of one
+    shape. Quadratic games are polished on their support to rounding. Never raises for a failed solve: look at
+    `converged`, `status` and `message`.
 
     Raises ValueError for a solver that cannot treat the game, an init, tol or max_steps that make no sense, or bounds
     that no representation satisfies.

@@ -25,7 +25,6 @@ D names, is optional everywhere. Precision is that of the arrays; inline numbers
 from __future__ import annotations
 
 import math
-import tomllib
 import zipfile
 import zlib
 from pathlib import Path
@@ -36,7 +35,7 @@ import numpy as np
 from jax.experimental.sparse import BCOO
 from numpy.lib import format as npy
 
-from jaxgame.config import suggestion
+from jaxgame.config import read_toml, suggestion
 from jaxgame.games import AlignmentGame, Dense, Diagonal, MeanField, Network, QuadraticGame, Scaled
 
 LIMIT = 1 << 30  # bytes that the arrays of one file may take
@@ -254,13 +253,7 @@ def _nested(flat: dict[str, np.ndarray], path: Path) -> dict[str, Any]:
 
 def _read_toml(path: Path, budget: _Budget) -> dict[str, Any]:
     budget.spend(str(path), path.stat().st_size)
-    try:
-        data = tomllib.loads(path.read_text(encoding="utf-8"))
-    except UnicodeDecodeError:
-        raise ValueError(f"{path}: not UTF-8 text") from None
-    except (tomllib.TOMLDecodeError, RecursionError) as error:
-        raise ValueError(f"{path}: not a TOML file ({error})") from None
-    return _resolved(data, path.parent, budget)
+    return _resolved(read_toml(path), path.parent, budget)
 
 
 def _resolved(data: dict[str, Any], folder: Path, budget: _Budget) -> dict[str, Any]:

@@ -15,8 +15,9 @@ from jaxgame import simplex
 from jaxgame._pytree import pytree
 from jaxgame.bounds import Bounds
 from jaxgame.games import linearise, reach_of, representation
-from jaxgame.games.affine import AffineMap
+from jaxgame.games.affine import AffineMap, Aggregate
 from jaxgame.solvers import kkt
+from jaxgame.solvers.own_blocks import own_blocks
 
 RESTART, MOST_STEPS = 30, 3000  # of GMRES: memory in profiles, and products with the Jacobian
 
@@ -32,7 +33,7 @@ def tangent(
     Knows nothing of the solver. Bounds at a price hold with equality. At a kink (w_id = ν_id = 0, or a bound met at no
     price) the group counts as off the face and the bound as none: an element of the conservative Jacobian (Bolte et
     al. 2021). NaN where the linear solve fails, as in games that are singular on the face; with `loud`, and if no
-    entry of a batch succeeds, a FloatingPointError (which JAX wraps in its own runtime error).
+    entry of a batch succeeds, a FloatingPointError (which JAX wraps in an error of its own).
     """
     at = _Conditions(game, profile, bounds, prices, linearise(game, profile) if kkt.is_tractable(game) else None)
 
@@ -100,16 +101,27 @@ class _Conditions:
 
     def solvers(self, like: Array) -> tuple[Approximate, Approximate]:
         """Of systems with the operator and with its transpose."""
-        if self.affine is None:
+        affine = self.affine
+        if affine is None:
             return _krylov(None), _krylov(None)
-        direct = kkt.is_direct(self.affine)
-        factor = kkt.factorise if direct else kkt.own_blocks
-        inverse = self.inverse(factor(self.affine, jnp.zeros_like(self.profile), self.face))
-        transpose = jax.linear_transpose(inverse, like)
-        wrap = _direct if direct else _krylov
-        return wrap(inverse), wrap(lambda move: transpose(move)[0])
+        still, reach = jnp.zeros_like(self.profile), reach_of(self.game, self.profile.dtype)
+        exposure = reach if self.bounds is None else self.bounds.exposure
+        direct = kkt.is_direct(affine)
+        factor = kkt.factorise(affine, still, self.face) if direct else own_blocks(affine, still, self.face).solve
+        inverse = self.inverse(factor, exposure, reach)
+        if isinstance(affine.others, Aggregate) and affine.others.B is not None:
+            # A system of the same kind; transposing the solve would keep the responses of all agents.
+            backward = self.inverse(kkt.factorise(affine.T, still, self.face), -reach, -exposure)
+        else:
+            transpose = jax.linear_transpose(inverse, like)
 
-    def inverse(self, factor: kkt.Solve) -> Linear:
+            def backward(move: Array) -> Array:
+                return transpose(move)[0]
+
+        wrap = _direct if direct else _krylov
+        return wrap(inverse), wrap(backward)
+
+    def inverse(self, factor: kkt.Solve, exposure: Array, reach: Array) -> Linear:
         """The inverse of the operator, exact where `factor` is."""
         still = jnp.zeros_like(self.profile[:, 0])
         if self.bounds is None:
@@ -119,8 +131,7 @@ class _Conditions:
         else:
             rows = jnp.where(self.binding[:, None], self.bounds.matrix, 0)
             free = jnp.where(self.binding, jnp.zeros_like(self.bounds.lower), 1)
-            reach = reach_of(self.game, self.profile.dtype)
-            bordered = kkt.bordered(factor, self.bounds.exposure, reach, rows, free)
+            bordered = kkt.bordered(factor, exposure, reach, rows, free)
 
             def solve(inner: Array, price: Array) -> tuple[Array, Array]:
                 out, _, charged = bordered(inner, still, jnp.where(self.binding, price, 0))
@@ -159,13 +170,20 @@ def _krylov(precondition: Linear | None) -> Approximate:
 
 
 def _checked(approximate: Approximate, loud: bool) -> Approximate:
-    """With one refinement, and a verdict on what is then left of the right-hand side."""
+    """With a refinement if rounding asks for one, and a verdict on what is then left of the right-hand side."""
 
     def solve(operator: Linear, rhs: Array) -> Array:
-        first = approximate(operator, rhs)
-        found = first + approximate(operator, rhs - operator(first))
-        left = jnp.linalg.norm(rhs - operator(found))
-        solved = left <= jnp.finfo(rhs.dtype).eps ** 0.4 * jnp.linalg.norm(rhs)
+        def refined(carry: tuple[Array, Array]) -> tuple[Array, Array]:
+            found, left = carry
+            found = found + approximate(operator, left)
+            return found, rhs - operator(found)
+
+        eps, size = jnp.finfo(rhs.dtype).eps, jnp.linalg.norm(rhs)
+        found = approximate(operator, rhs)
+        carry = found, rhs - operator(found)
+        exact = jnp.linalg.norm(carry[1]) <= 100 * eps * size
+        found, left = lax.cond(exact, lambda carry: carry, refined, carry)
+        solved = jnp.linalg.norm(left) <= eps**0.4 * size
         if loud:
             solved = jax.pure_callback(_raise, jax.ShapeDtypeStruct((), bool), solved, vmap_method="expand_dims")
         return jnp.where(solved, found, jnp.nan)

@@ -7,6 +7,7 @@ a solve are eliminated here, in loops that vectorise over the batch.
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import jax.numpy as jnp
@@ -90,9 +91,9 @@ def tangent(matrix: Array) -> Array:
     return centred - centred.mean(-2, keepdims=True)
 
 
-def generic(shape: tuple[int, int], dtype: Any) -> Array:
+def generic(shape: tuple[int, ...], dtype: Any) -> Array:
     """Quasi-random numbers in [−½, ½): no symmetry of a game makes them orthogonal to a direction that matters."""
-    steps = jnp.arange(shape[0] * shape[1], dtype=dtype).reshape(shape)
+    steps = jnp.arange(math.prod(shape), dtype=dtype).reshape(shape)
     return jnp.modf(steps * 0.6180339887498949)[0] - 0.5
 
 

@@ -122,6 +122,11 @@ def test_bad_options_are_one_line(tmp_path):
     assert "stduy" in refused("stduy")
 
 
+def test_without_a_command_the_help_is_all_there_is():
+    result = run()
+    assert result.exit_code == 2 and "jaxgame COMMAND --help" in result.stdout and result.stderr == ""
+
+
 def test_unwritable_folders_are_refused_before_the_work(tmp_path, monkeypatch):
     monkeypatch.setattr(jaxgame.study, "run", lambda *_: pytest.fail("the study was run"))
     (tmp_path / "file").write_text("mine")

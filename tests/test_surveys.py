@@ -561,7 +561,11 @@ def test_csv_with_byte_order_mark_and_blank_lines(tmp_path):
         (b"g,q\na,1\nb,2\n", dict(weight="q"), "column 'q' is used twice"),
         (b"g,q\na,1\nb,2\n", dict(questions=["q", "q"]), "questions: 'q' appears twice"),
         (b"g,q\na,1\nb,2\n", dict(questions=[]), "questions is empty"),
-        (b"g,q\na,1\nb,2\n", dict(questions="q"), "questions is the text 'q'"),
+        (b"g,q\na,1\nb,2\n", dict(questions="q"), "questions is 'q', expected a list or a dict"),
+        (b"g,q\na,1\nb,2\n", dict(questions=None), "questions is None, expected a list or a dict"),
+        (b"g,q\na,1\nb,2\n", dict(groups="ab"), "groups is 'ab', expected a list"),
+        (b"g,q\na,1\nb,2\n", dict(missing=99), "missing is 99, expected a list"),
+        (b"g,q\na,1\nb,2\n", dict(dtype="foo"), "dtype is 'foo', expected a floating type"),
         (b"g,q\na,1\nb,2\n", dict(questions={"q": "ordered"}), "questions['q'] is 'ordered'"),
         (b"g,q\na,1\nb,2\n", dict(questions={"q": ["1"]}), "questions['q'] has the options ['1']"),
         (b"g,q\na,1\nb,2\n", dict(questions={"q": ["1", "1"]}), "questions['q']: '1' appears twice"),
@@ -569,7 +573,7 @@ def test_csv_with_byte_order_mark_and_blank_lines(tmp_path):
         (b"g,q\na,1\nb,2\n", dict(questions={"q": {"1": 0, "2": "?"}}), "questions['q']: the value of '2' is '?'"),
         (b"g,q\na,1\nb,2\n", dict(questions={"q": {"1": 3, "2": 3}}), "at least two different numbers"),
         (b"g,q\na,1\nb,2\n", dict(questions={"q": [1, 2]}, missing=["2.0"]), "the option 2.0 is also in missing"),
-        (b"g,q\na,1\nb,2\n", dict(missing="NA"), "missing is the text 'NA'"),
+        (b"g,q\na,1\nb,2\n", dict(missing="NA"), "missing is 'NA', expected a list"),
         (b"g,q\na,1\nb,2\n", dict(groups=["a", "a"]), "groups: 'a' appears twice"),
     ],
 )
@@ -580,7 +584,7 @@ def test_bad_csv(tmp_path, content, options, message):
     with pytest.raises(ValueError) as error:
         Survey.from_csv(path, **arguments)
     assert message in str(error.value)
-    of_arguments = ("questions", "missing", "groups", "column 'q' is used")
+    of_arguments = ("questions", "missing", "groups", "dtype", "column 'q' is used")
     assert str(error.value).startswith((str(path), *of_arguments))
 
 

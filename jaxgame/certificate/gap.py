@@ -12,6 +12,7 @@ from jaxgame.games import is_quadratic, linearise
 from jaxgame.games.affine import AffineMap, Aggregate, Blocks
 
 NUDGE = 1e-4
+BATCH = 1024  # agents whose curvature is spelt out at a time
 
 
 def gaps(game: Any, profile: Array, marginals: Array, concave: Array) -> Array:
@@ -31,7 +32,10 @@ def concave_agents(game: Any, profile: Array) -> Array:
     rounding = 10 * n_groups * jnp.finfo(profile.dtype).eps
 
     def every_agent() -> Array:
-        return linalg.is_positive_semidefinite(own.matrices(n, n_groups), rounding * size)
+        def one(agent: Any) -> Array:
+            return linalg.is_positive_semidefinite(own.block(agent[0]), agent[1])
+
+        return lax.map(one, (own.agents(n, n_groups), rounding * size), batch_size=BATCH)
 
     if own.dense is not None:
         return every_agent()

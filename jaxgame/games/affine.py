@@ -55,6 +55,27 @@ class Blocks:
             out = out + coefficient[:, None, None] * matrix[None]
         return out if self.dense is None else out + self.dense
 
+    def agents(self, n: int, n_groups: int) -> Any:
+        """What tells the agents' blocks apart, with a leading axis of agents; `block` makes a block of an entry."""
+        return (
+            jnp.broadcast_to(self.diagonal, (n, n_groups)),
+            [coefficient for coefficient, _ in self.terms],
+            self.dense,
+        )
+
+    def block(self, agent: Any) -> Array:
+        """One agent's block (D, D), from its entry of `agents`."""
+        diagonal, coefficients, dense = agent
+        out = jnp.diag(diagonal)
+        for coefficient, (_, matrix) in zip(coefficients, self.terms, strict=True):
+            out = out + coefficient * matrix
+        return out if dense is None else out + dense
+
+    @property
+    def T(self) -> Blocks:
+        dense = None if self.dense is None else jnp.swapaxes(self.dense, 1, 2)
+        return Blocks(self.diagonal, tuple((coefficient, matrix.T) for coefficient, matrix in self.terms), dense)
+
     def scaled(self, factor: Array) -> Blocks:
         terms = tuple((coefficient * factor, matrix) for coefficient, matrix in self.terms)
         return Blocks(self.diagonal * factor, terms, None if self.dense is None else self.dense * factor)
@@ -158,6 +179,13 @@ class AffineMap:
 
     def __call__(self, mixtures: Array) -> Array:
         return self.apply(mixtures) - self.linear
+
+    @property
+    def T(self) -> AffineMap:
+        """Jᵀ, for agents that meet sensitivity_i · B S: they then meet reach_i · Bᵀ Σ_j sensitivity_j w_j."""
+        others = self.others
+        assert isinstance(others, Aggregate) and others.B is not None
+        return AffineMap(self.linear, self.own.T, Aggregate(others.reach, others.B.T, others.sensitivity))
 
     def dense(self) -> Array:
         """J as (n·D, n·D)."""

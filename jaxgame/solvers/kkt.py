@@ -23,10 +23,9 @@ from jax.scipy.sparse.linalg import gmres
 from jaxgame import linalg
 from jaxgame.games import is_aggregative, is_quadratic
 from jaxgame.games.affine import AffineMap, Aggregate
+from jaxgame.solvers.own_blocks import Solve, own_blocks
 
 DENSE_LIMIT = 4096  # n·D up to which a dense LU (at most 4097² × 8 B = 134 MB, about a second) beats Krylov iterations
-
-Solve = Callable[[Array, Array], tuple[Array, Array]]
 
 
 def is_tractable(game: Any) -> bool:
@@ -48,11 +47,6 @@ def factorise(affine: AffineMap, theta: Array, face: Array) -> Solve:
 def is_direct(affine: AffineMap) -> bool:
     """Whether `factorise` eliminates, so that its solves are exact and may be transposed."""
     return affine.is_aggregative or affine.linear.size <= DENSE_LIMIT
-
-
-def own_blocks(affine: AffineMap, theta: Array, face: Array) -> Solve:
-    """The same system without what the others do: one small system an agent."""
-    return (_own_diagonal if affine.own.is_diagonal else _own_dense)(affine, theta, face)
 
 
 def bordered(
@@ -82,62 +76,16 @@ def bordered(
 
 
 def _aggregative(affine: AffineMap, others: Aggregate, theta: Array, face: Array) -> Solve:
-    """x_i = p_i − G_i L_i S with G_i the agent's own inverse on its face; S solves a D × D system."""
+    """x_i = p_i − G_i L_i S with G_i the agent's own response on its face; S solves a D × D system."""
     own = own_blocks(affine, theta, face)
-    n_groups = theta.shape[1]
-    identity = jnp.eye(n_groups, dtype=theta.dtype)
-    if affine.own.is_diagonal and others.B is not None:
-        slopes = jnp.where(face, 1 / (affine.own.diagonal + theta), 0)
-        weight = (others.reach * others.sensitivity)[:, None] * slopes
-        shared = jnp.diag(weight.sum(0)) - (weight / slopes.sum(1, keepdims=True)).T @ slopes
-        reduced = identity + shared @ others.B
-    else:
-        zero = jnp.zeros(theta.shape[0], theta.dtype)
-        response = jax.vmap(lambda columns: own(columns, zero)[0], in_axes=2, out_axes=2)(others.columns())
-        reduced = identity + jnp.tensordot(others.reach, response, 1)
-    inverse = linalg.inverse(reduced)
+    inverse = linalg.inverse(jnp.eye(theta.shape[1], dtype=theta.dtype) + own.to_aggregate(others))
 
     def solve(rhs: Array, total: Array) -> tuple[Array, Array]:
-        alone, _ = own(rhs, total)
+        alone, _ = own.solve(rhs, total)
         aggregate = inverse @ (others.reach @ alone)
-        return own(rhs - others.spread(aggregate), total)
+        return own.solve(rhs - others.spread(aggregate), total)
 
     return solve
-
-
-def _own_diagonal(affine: AffineMap, theta: Array, face: Array) -> Solve:
-    inverse = jnp.where(face, 1 / (affine.own.diagonal + theta), 0)
-    mass = inverse.sum(1)
-
-    def own(rhs: Array, total: Array) -> tuple[Array, Array]:
-        mu = ((inverse * rhs).sum(1) - total) / mass
-        return inverse * (rhs - mu[:, None]), mu
-
-    return own
-
-
-def _own_dense(affine: AffineMap, theta: Array, face: Array) -> Solve:
-    """Bordered inverses of all own blocks.
-
-    A multiple of 11ᵀ on the face moves only μ and makes a block invertible that is so on the tangent space alone.
-    """
-    n, n_groups = theta.shape
-    matrices = affine.own.matrices(n, n_groups)
-    scale = jnp.abs(jnp.diagonal(matrices, axis1=1, axis2=2)).mean(1)
-    scale = jnp.where(scale > 0, scale, 1)[:, None, None]
-    both = face[:, :, None] & face[:, None, :]
-    eye = jnp.eye(n_groups, dtype=theta.dtype)[None]
-    blocks = jnp.where(both, matrices + scale, 0) + eye * jnp.where(face, theta, 1)[:, :, None]
-    inverse = jnp.where(both, linalg.inverse_positive(blocks), 0)
-    right, left = inverse.sum(2), inverse.sum(1)
-    mass = right.sum(1)
-
-    def own(rhs: Array, total: Array) -> tuple[Array, Array]:
-        mu = ((left * rhs).sum(1) - total) / mass
-        x = jnp.einsum("ide,ie->id", inverse, rhs) - mu[:, None] * right
-        return x, mu - scale[:, 0, 0] * total
-
-    return own
 
 
 def _dense(affine: AffineMap, theta: Array, face: Array) -> Solve:
@@ -159,8 +107,8 @@ def _dense(affine: AffineMap, theta: Array, face: Array) -> Solve:
 
 def _krylov(affine: AffineMap, theta: Array, face: Array) -> Solve:
     """GMRES on the tangent space of the faces, preconditioned by every agent's own block. Memory: 30 profiles."""
-    own = own_blocks(affine, theta, face)
-    count = face.sum(1)
+    own = own_blocks(affine, theta, face).solve
+    count = face.astype(theta.dtype).sum(1)
     zero = jnp.zeros(theta.shape[0], theta.dtype)
 
     def tangent(x: Array) -> Array:

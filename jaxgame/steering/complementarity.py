@@ -39,7 +39,7 @@ class Goal:
 
 @dataclasses.dataclass(frozen=True)
 class Point:
-    """The optimum of a pattern: profile (n, D), change Δ (n, D), shortfall (D,), value of the goal (∞: there is none).
+    """The optimum of a pattern: profile (n, D), change Δ (n, D), value of the goal (∞: there is none).
 
     on (n, D): the pattern. entering (n, D): the multiplier of w ≥ 0, leaving (n, D): that of s ≥ 0; they have a sign
     where the constraint is no equation. slack (n, D): s. status: see `quadratic_program`.
@@ -48,7 +48,6 @@ class Point:
     on: np.ndarray
     profile: np.ndarray
     change: np.ndarray
-    shortfall: np.ndarray
     slack: np.ndarray
     entering: np.ndarray
     leaving: np.ndarray
@@ -88,38 +87,34 @@ class Program:
     def rows(self) -> dict[str, tuple[sp.csr_matrix, np.ndarray]]:
         """Blocks of rows, matrix and bound each: matrix x ≤ bound, or = where a pattern or the model says so."""
         n, n_groups = self.shape
-        pairs = n * n_groups
-        parts, width = self.layout, self.layout["shortfall"].stop
-        ones = np.ones((1, n_groups))
+        pairs, bounded = sp.eye(n * n_groups), sp.eye(len(self.bounded))
+        sums = sp.kron(sp.eye(n), np.ones((1, n_groups)))
         linear = np.asarray(self.affine.linear, np.float64)
         linear = (linear - linear.mean(1, keepdims=True)) / self.sigma
         effect = sp.kron(sp.diags(self.lever.strength * self.unit[:, 0] / self.sigma), self.lever.metric)
-        marginal = {"change": effect, "level": -sp.kron(sp.eye(n), ones.T)} | self._negative_jacobian()
-        place = sp.csr_matrix(
-            (np.ones(len(self.bounded)), (np.arange(len(self.bounded)), self.bounded)), (len(self.bounded), n_groups)
-        )
-        shown = place @ sp.kron(self.reach[None], sp.eye(n_groups))
+        shown = sp.kron(self.reach[None], np.eye(n_groups)[self.bounded])
         rows = {
-            "profile": (_placed({"profile": -sp.eye(pairs)}, parts, width), np.zeros(pairs)),
-            "marginal": (_placed(marginal, parts, width), -linear.ravel()),
-            "shortfall": (
-                _placed({"shortfall": -sp.eye(len(self.bounded))}, parts, width),
-                np.zeros(len(self.bounded)),
-            ),
-            "floor": (
-                _placed({"profile": -shown, "shortfall": -sp.eye(len(self.bounded))}, parts, width),
-                -self.floor[self.bounded],
-            ),
-            "mixture": (_placed({"profile": sp.kron(sp.eye(n), ones)}, parts, width), np.ones(n)),
+            "profile": (self._block(profile=-pairs), np.zeros(n * n_groups)),
+            "marginal": (self._block(change=effect, level=-sums.T, **self._negative_jacobian()), -linear.ravel()),
+            "shortfall": (self._block(shortfall=-bounded), np.zeros(len(self.bounded))),
+            "floor": (self._block(profile=-shown, shortfall=-bounded), -self.floor[self.bounded]),
+            "mixture": (self._block(profile=sums), np.ones(n)),
         }
         if isinstance(self.affine.others, Aggregate):
-            reach = np.asarray(self.affine.others.reach, np.float64)
-            mean = {"profile": sp.kron(reach[None], sp.eye(n_groups)), "aggregate": -sp.eye(n_groups)}
-            rows["aggregate"] = (_placed(mean, parts, width), np.zeros(n_groups))
+            mean = sp.kron(np.asarray(self.affine.others.reach, np.float64)[None], sp.eye(n_groups))
+            rows["aggregate"] = (self._block(profile=mean, aggregate=-sp.eye(n_groups)), np.zeros(n_groups))
         if self.lever.targets is not None:
-            rows["kept"] = (_placed({"change": sp.kron(sp.eye(n), ones)}, parts, width), np.zeros(n))
-            rows["targets"] = (_placed({"change": -sp.eye(pairs)}, parts, width), self.lever.targets.ravel())
+            rows["kept"] = (self._block(change=sums), np.zeros(n))
+            rows["targets"] = (self._block(change=-pairs), self.lever.targets.ravel())
         return rows
+
+    def _block(self, **blocks: Any) -> sp.csr_matrix:
+        """Rows with blocks of columns at the places of their unknowns."""
+        height = next(iter(blocks.values())).shape[0]
+        sizes = {name: part.stop - part.start for name, part in self.layout.items()}
+        return sp.csr_matrix(
+            sp.hstack([blocks.get(name, sp.csr_matrix((height, size))) for name, size in sizes.items()])
+        )
 
     def _negative_jacobian(self) -> dict[str, Any]:
         """What the profile, and the aggregate of it, add to the marginal utilities."""
@@ -183,13 +178,10 @@ class Program:
                 equal[rows[name]] = True
         found = qp.minimise(goal.curvature, goal.linear, matrix, bound, equal)
         profile, change = (found.point[self.layout[name]].reshape(self.shape) for name in ("profile", "change"))
-        shortfall = np.zeros(self.shape[1])
-        shortfall[self.bounded] = found.point[self.layout["shortfall"]]
         return Point(
             on=on,
             profile=profile,
             change=change * self.unit,
-            shortfall=shortfall,
             slack=found.slack[rows["marginal"]].reshape(self.shape),
             entering=found.multipliers[rows["profile"]].reshape(self.shape),
             leaving=found.multipliers[rows["marginal"]].reshape(self.shape),
@@ -201,12 +193,3 @@ class Program:
 def _slices(sizes: dict[str, int]) -> dict[str, slice]:
     ends = np.cumsum(list(sizes.values()))
     return {name: slice(int(end) - size, int(end)) for (name, size), end in zip(sizes.items(), ends, strict=True)}
-
-
-def _placed(blocks: dict[str, Any], parts: dict[str, slice], width: int) -> sp.csr_matrix:
-    """Blocks of columns at the places of their unknowns in rows of `width`."""
-    height = next(iter(blocks.values())).shape[0]
-    out = [blocks.get(name, sp.csr_matrix((height, part.stop - part.start))) for name, part in parts.items()]
-    matrix = sp.csr_matrix(sp.hstack(out))
-    assert matrix.shape == (height, width)
-    return matrix

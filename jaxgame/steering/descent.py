@@ -18,7 +18,7 @@ from jaxgame.steering.stationarity import examine
 SUFFICIENT = 1e-4  # of the descent that the slope promises
 ENOUGH = 0.9  # of the slope may be left after a step
 LINE_TRIALS = 30
-PATIENCE = 5  # steps without an improvement worth the name
+PATIENCE = 10  # steps without an improvement worth the name
 LONGEST = 100.0  # a step, in units of the search's length scale
 WIDEST = 0.1  # radius around a kink, in the same units
 OPTIMISER_SHARE = 0.8  # of the steps; the rest is for the proof
@@ -88,7 +88,8 @@ def descend(search: Search, point: Point, merit: Merit, until: Until = never, li
         curvature.learn(trial.theta - point.theta, trial.gradient - point.gradient)
         point, steps = trial, steps + 1
         values.append(point.value)
-        settled = search.eps ** (2 / 3) * (highest - point.value) + 4 * search.eps * abs(point.value)
+        # Sooner than necessary: along kinks quasi-Newton steps jam, and `examine` finds the descent they miss.
+        settled = 0.1 * search.eps ** (1 / 3) * (highest - point.value) + 4 * search.eps * abs(point.value)
         if not point.gradient.any() or len(values) > PATIENCE and values[0] - point.value <= settled:
             break
     return point

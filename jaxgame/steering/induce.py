@@ -68,10 +68,10 @@ def inducement(game: Any, profile: Any, *, lever: str = "appeal", weights: Any =
     """The change of `induce` with its certificate.
 
     Where no change of targets makes `profile` an equilibrium: `success` is False, and the change is for the profile
-    nearest to it (least squares over the whole profile, all agents together) that targets can make one, by a search
-    over its supports: the nearest of all where the message says so, else one that no change of the
-    support of a single agent and group brings nearer. Among the changes for that profile it takes the cheapest, up to a
-    relative error of 1e-6.
+    nearest to it (least squares over the whole profile, all agents together) that targets can make one. Its support is
+    searched for as in `per_agent.floor_by_agent`: it is the nearest of all where the message says so, else one to which
+    supports that differ little have nothing nearer. Among the changes for that profile it takes the cheapest, up to
+    what a weight of 1e-6 on the cost decides.
 
     Raises ValueError as `induce` does, but for profiles that targets cannot induce.
     """

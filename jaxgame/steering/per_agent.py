@@ -36,9 +36,9 @@ def floor_by_agent(game: Any, floor: Any, *, lever: str, weights: Any = None, co
     of at least floor_d; floor scalar or (D,).
 
     Cheapest in the norm √Σ weights Δ², weights (n, D) or (D,) positive, default ones; it is the plan's `cost`. What is
-    found is a stationary point that no flip of a single pair of agent and group in the support improves (the latter up
-    to n·D = 128; beyond it only pivots are tried). complete=True searches all supports, by branch and bound, exponential in n·D at worst; default: where
-    n·D ≤ 16; False: never.
+    found is a stationary point; up to n·D = 128 one that no flip of a pair of agent and group in the support improves,
+    up to n·D = 36 also none of two pairs that share an agent or a group. complete=True searches all supports, by branch
+    and bound, exponential in n·D at worst; default: where n·D ≤ 16; False: never.
 
     Plan.theta is Δ, `equilibrium` an ordinary solve of the changed game, `success` that it converged and has the
     floors. Where no change is found that reaches the floors, success is False and the plan is the one with the least

@@ -107,16 +107,19 @@ def sensitivity(build: Callable[[Any], Any], theta: Any) -> Sensitivity:
 
 
 def _levers(theta: Any) -> Any:
-    """theta with its leaves as arrays. ValueError where one is no array of floats."""
+    """theta with its leaves as arrays of one dtype, numbers following the arrays. ValueError where one is not float."""
+    leaves = jax.tree.leaves(theta)
+    if not leaves:
+        raise ValueError("theta has no arrays, expected at least one lever")
+    leading = [leaf for leaf in leaves if np.ndim(leaf)] or leaves
+    common = _checks.float_dtype([jnp.atleast_1d(leaf) for leaf in leading])
 
     def lever(path: Any, leaf: Any) -> Array:
         dtype = getattr(leaf, "dtype", None) or np.result_type(leaf)
         if not jnp.issubdtype(dtype, jnp.floating):
             raise ValueError(f"{_name(path)} has dtype {dtype}, expected floating numbers")
-        return _checks.array(_name(path), leaf, _checks.float_dtype(leaf))
+        return _checks.array(_name(path), leaf, common)
 
-    if not jax.tree.leaves(theta):
-        raise ValueError("theta has no arrays, expected at least one lever")
     return jax.tree_util.tree_map_with_path(lever, theta)
 
 

@@ -17,6 +17,7 @@ ZERO = 1e-8  # shares and (scaled) slacks up to this count as zero
 BETTER = 1e-7  # relative improvement that counts as one
 RETRIES = 4  # single pivots tried where all together bring nothing
 FLIP_LIMIT = 128  # n·D up to which single pairs are flipped
+TWO_FLIP_LIMIT = 36  # n·D up to which two at a time are, n·D·(n + D)/2 of them
 COMPLETE_LIMIT = 16  # n·D up to which the search is complete unless asked otherwise
 RELAXATIONS = 2000  # of a complete search; a few seconds where n·D is small
 MOST_RELAXATIONS = 100_000  # of one that was asked for
@@ -43,7 +44,7 @@ class Search:
         """The best point found from patterns `starts`, and whether it is proved to be the best of all; None: there is
         none.
 
-        By pivots from every start and flips of single pairs; where there are many pairs, by pivots from the best start
+        By pivots from every start and flips; where there are many pairs, by pivots from the best start
         only; and by a complete search if there are very few, or `complete` is True, and not if it is False.
         """
         size = int(np.prod(self.program.shape))
@@ -102,15 +103,16 @@ class Search:
         return None
 
     def flipped(self, point: Point) -> list[Point]:
-        """The way from a point to one that no change of a single pair, followed by pivots, improves."""
-        path = [point]
-        fruitless = 0
-        pairs = itertools.cycle(np.ndindex(point.on.shape))
-        while fruitless < point.on.size:
-            on = path[-1].on ^ _single(point.on.shape, next(pairs))
+        """The way from a point to one that no flip (see `_flips`), followed by pivots, improves."""
+        path, fruitless = [point], 0
+        flips = _flips(point.on.shape)
+        for flip in itertools.cycle(flips):
+            if fruitless == len(flips):
+                break
+            on = path[-1].on ^ flip
             way = self.descend(on) if on.any(1).all() else []
             if way and self.improves(way[-1], path[-1]):
-                path, fruitless = path + [way[-1]], 0
+                path, fruitless = [*path, way[-1]], 0
             else:
                 fruitless += 1
         return path
@@ -147,6 +149,17 @@ class Search:
             if (~(off | pair)).any(1).all():
                 heapq.heappush(queue, (depth, node.value, next(order), on, off | pair))
         return best, proved and not queue
+
+
+def _flips(shape: tuple[int, ...]) -> list[np.ndarray]:
+    """Changes of a pattern: of single pairs, and where there are few of two that share an agent or a group."""
+    single = [_single(shape, pair) for pair in np.ndindex(shape)]
+    if len(single) > TWO_FLIP_LIMIT:
+        return single
+    two = [
+        a | b for a, b in itertools.combinations(single, 2) if (a | b).any(0).sum() == 1 or (a | b).any(1).sum() == 1
+    ]
+    return single + two
 
 
 def _single(shape: tuple[int, ...], pair) -> np.ndarray:

@@ -11,7 +11,7 @@ import csv
 import math
 import os
 from collections import defaultdict
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NoReturn
@@ -67,7 +67,7 @@ def tabulate(
     """The table of a CSV file; the arguments are those of `Survey.from_csv`."""
     where = os.fspath(path)
     columns = _columns(questions)
-    wanted = None if groups is None else _distinct("groups", [str(entry) for entry in groups])
+    wanted = None if groups is None else _distinct("groups", [str(entry) for entry in _listed("groups", groups)])
     absent = _Missing(missing)
     for column in columns.values():
         for option in column.options or ():
@@ -123,9 +123,7 @@ class _Missing:
     """The cells that count as no answer: equal to an entry as text or, both being numbers, as numbers."""
 
     def __init__(self, entries: Sequence[Any]):
-        if isinstance(entries, str):
-            raise ValueError(f"missing is the text {entries!r}, expected a list of entries")
-        self.texts = {"", *(str(entry).strip() for entry in entries)}
+        self.texts = {"", *(str(entry).strip() for entry in _listed("missing", entries))}
         self.numbers = {_finite(text) for text in self.texts} - {None}
 
     def __contains__(self, cell: str) -> bool:
@@ -133,12 +131,10 @@ class _Missing:
 
 
 def _columns(questions: Sequence[str] | Mapping[str, Any]) -> dict[str, _Column]:
-    if isinstance(questions, str):
-        raise ValueError(f"questions is the text {questions!r}, expected a list of columns or a dict")
     if isinstance(questions, Mapping):
         columns = {str(name): _column(str(name), form) for name, form in questions.items()}
     else:
-        columns = {name: _column(name, "numeric") for name in _distinct("questions", questions)}
+        columns = {name: _column(name, "numeric") for name in _distinct("questions", _listed("questions", questions))}
     if not columns:
         raise ValueError("questions is empty, expected at least one column")
     return columns
@@ -176,6 +172,12 @@ def _several(where: str, options: list[Any]) -> list[Any]:
     if len(options) < 2:
         raise ValueError(f"{where} has the options {options}, expected at least two")
     return options
+
+
+def _listed(name: str, entries: Any) -> list[Any]:
+    if isinstance(entries, str) or not isinstance(entries, Iterable):
+        raise ValueError(f"{name} is {entries!r}, expected a list{' or a dict' if name == 'questions' else ''}")
+    return list(entries)
 
 
 def _distinct(where: str, entries: Sequence[Any]) -> list[Any]:

@@ -277,7 +277,10 @@ def _survey(table: Table, prior: float, dtype: Any) -> Survey:
     if isinstance(prior, bool) or not isinstance(prior, int | float) or not 0 <= prior < math.inf:
         raise ValueError(f"prior is {prior!r}, expected a finite number ≥ 0")
     widest = jnp.zeros(()).dtype
-    dtype = widest if dtype is None else jnp.dtype(dtype)
+    try:
+        dtype = widest if dtype is None else jnp.dtype(dtype)
+    except TypeError:
+        raise ValueError(f"dtype is {dtype!r}, expected a floating type up to {widest}") from None
     if not jnp.issubdtype(dtype, jnp.floating) or dtype.itemsize > widest.itemsize:
         hint = "; wider ones need jax_enable_x64" if dtype.itemsize > widest.itemsize else ""
         raise ValueError(f"dtype is {dtype}, expected a floating type up to {widest}{hint}")
