@@ -12,6 +12,7 @@ from scipy.optimize import linprog
 
 from jaxgame import _checks
 from jaxgame._pytree import assign, pytree
+from jaxgame.games import dtype_of
 
 
 @pytree()
@@ -76,6 +77,19 @@ class Bounds:
     def limits(self) -> Array:
         """(2, p): lower and upper. Sized bounds only."""
         return jnp.stack([self.lower, self.upper])
+
+
+def checked_floor(game: Any, floor: Any) -> Array:
+    """Floors of all groups, (D,) of the game's dtype, from a scalar or (D,). ValueError where they are negative or sum
+    to more than 1.
+    """
+    dtype, n_groups = dtype_of(game), game.n_groups
+    value = _checks.array("floor", floor, dtype, (), (n_groups,))
+    _checks.nonnegative("floor", value)
+    value = jnp.broadcast_to(value, (n_groups,))
+    if (total := float(np.asarray(value, np.float64).sum())) > 1 + _checks.row_tolerance(dtype):
+        raise ValueError(f"floor sums to {total:.10g}, expected at most 1: representation is shared among the groups")
+    return value
 
 
 def _limit(name: str, value: Any, dtype: Any, rows: Any) -> Array | None:

@@ -258,7 +258,8 @@ def test_steer_refuses_in_one_line(tmp_path):
     assert "--game needs --floor" in refused("steer", "--game", "game.toml")
     assert "--floor is for --game" in refused("steer", "--floor", "0.1")
     assert "leave out --config, --survey" in refused("steer", "--game", "game.toml", "--floor", "0.1", "--agents", "3")
-    assert "sum to 1.5, above 1" in refused("steer", "--game", "game.toml", "--floor", "0.5", "--out", "plan")
+    over = refused("steer", "--game", "game.toml", "--floor", "0.5", "--out", "plan")
+    assert "floor sums to 1.5, expected at most 1" in over
     assert "lever is 'tax'" in refused("steer", "--game", "game.toml", "--floor", "0.1", "--lever", "tax")
     assert not (tmp_path / "plan").exists()
 

@@ -150,7 +150,7 @@ def test_single_precision():
 def test_bad_input():
     game = zoo.GAMES["boundary_pairwise"]().game()
     for arguments, message in (
-        (dict(floor=0.5), "sum to 1.5, above 1"),
+        (dict(floor=0.5), "floor sums to 1.5, expected at most 1"),
         (dict(floor=-0.1), "floor is -0.1"),
         (dict(floor=[0.1, 0.2]), r"floor has shape \(2,\), expected \(\) or \(3,\)"),
         (dict(floor=0.1, lever="tax"), "lever is 'tax', expected one of"),

@@ -9,8 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array
 
-from jaxgame import _checks
-from jaxgame.bounds import Bounds
+from jaxgame.bounds import Bounds, checked_floor
 from jaxgame.certificate.certify import certify, unique_under_bounds
 from jaxgame.equilibrium import Equilibrium, solve
 from jaxgame.games import AlignmentGame, dtype_of, reach_of, subsidised
@@ -57,14 +56,6 @@ def steer_to_floor(
     if weights is not None:
         raise ValueError(f"weights are for the levers 'appeal' and 'targets', and the lever is {lever!r}")
     return _by_price(Charge.of(game, lever, minimise), floor)
-
-
-def checked_floor(game: Any, floor: Any) -> Array:
-    """Floors (D,) ≥ 0 of the game's dtype. Raises ValueError otherwise."""
-    n_groups = game.n_groups
-    value = _checks.array("floor", floor, dtype_of(game), (), (n_groups,))
-    _checks.nonnegative("floor", value)
-    return jnp.broadcast_to(value, (n_groups,))
 
 
 @dataclasses.dataclass(frozen=True)

@@ -16,7 +16,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array
 
-from jaxgame import _checks
+from jaxgame.bounds import checked_floor
 from jaxgame.certificate.certify import certify
 from jaxgame.equilibrium import Equilibrium, solve
 from jaxgame.games import dtype_of, is_quadratic
@@ -56,21 +56,11 @@ def floor_by_agent(game: Any, floor: Any, *, lever: str, weights: Any = None, co
             f"lever={lever!r} needs a quadratic game, got {type(game).__name__}; use steer(build, theta, …), or "
             "lever='price' or 'common'"
         )
-    floors = _floors(game, floor)
+    floors = checked_floor(game, floor)
     plan = _Plan(game, lever, AgentLever.of(game, lever, weights), floors, solve(game))
     if bool(plan.before.converged) and bool((plan.before.representation >= floors).all()):
         return plan.without_change()
     return plan.concluded(plan.found(complete))
-
-
-def _floors(game: Any, floor: Any) -> Array:
-    dtype, n_groups = dtype_of(game), game.n_groups
-    value = _checks.array("floor", floor, dtype, (), (n_groups,))
-    _checks.nonnegative("floor", value)
-    value = jnp.broadcast_to(value, (n_groups,))
-    if (total := float(np.asarray(value, np.float64).sum())) > 1 + _checks.row_tolerance(dtype):
-        raise ValueError(f"floor sums to {total:.10g}, expected at most 1: representation is shared among the groups")
-    return value
 
 
 @dataclasses.dataclass(frozen=True)
