@@ -54,8 +54,8 @@ class Equilibrium:
     evaluations: Array
     tol: Array
     history: Array | None = None
-    bounds: Bounds | None = None
-    prices: Array | None = None
+    bounds: Any = None
+    prices: Any = None
     replace: ClassVar[Callable[..., Any]]
 
     @property
@@ -179,7 +179,7 @@ def solve(
         max_steps,
         bounds,
         solver is None,
-        _checks.concrete(jnp.zeros(()) + 0),  # whether there is no jit around this, and an error can be raised
+        _checks.concrete(~jnp.zeros((), bool)),  # whether there is no jit around this, and an error can be raised
         record,
     )
     equilibrium = Equilibrium(game, **out)

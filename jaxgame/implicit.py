@@ -113,10 +113,7 @@ class _Conditions:
             # A system of the same kind; transposing the solve would keep the responses of all agents.
             backward = self.inverse(kkt.factorise(affine.T, still, self.face), -reach, -exposure)
         else:
-            transpose = jax.linear_transpose(inverse, like)
-
-            def backward(move: Array) -> Array:
-                return transpose(move)[0]
+            backward = _transposed(inverse, like)
 
         wrap = _direct if direct else _krylov
         return wrap(inverse), wrap(backward)
@@ -144,6 +141,11 @@ class _Conditions:
             return self.join(out + (x - inner), price)
 
         return inverse
+
+
+def _transposed(inverse: Linear, like: Array) -> Linear:
+    transpose = jax.linear_transpose(inverse, like)
+    return lambda move: transpose(move)[0]
 
 
 def _direct(inverse: Linear) -> Approximate:

@@ -228,6 +228,6 @@ def test_bad_bounds(population):
         with pytest.raises(ValueError, match=message):
             jg.solve(game, bounds=jg.Bounds(**arguments))
     with pytest.raises(ValueError, match="bounds must be a Bounds, got float"):
-        jg.solve(game, bounds=0.1)
+        jg.solve(game, bounds=0.1)  # pyright: ignore[reportArgumentType]
     with pytest.raises(ValueError, match="solver is Newton, expected none with bounds"):
         jg.solve(game, jg.Newton(), bounds=jg.Bounds(lower=0.1))

@@ -1,5 +1,7 @@
 """Floors by a price or a common change: the changed game is solved by references that know of no floors (theory §5)."""
 
+from typing import Any
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -18,7 +20,7 @@ def population(n=12, D=6, alike=False):
     """Agents that by and large like the same groups, so that two are excluded by everyone."""
     rng = np.random.default_rng(11)
     appeal = np.array([0.4, -1.5, 0.2, 0.0, -1.2, 0.3])[:D] + 0.1 * rng.normal(size=(n, D))
-    options = (
+    options: dict[str, Any] = (
         dict(attractiveness=1.0)
         if alike
         else dict(attractiveness=rng.uniform(0.6, 2, n), reach=rng.dirichlet(np.full(n, 4.0)))
@@ -149,7 +151,7 @@ def test_single_precision():
 
 def test_bad_input():
     game = zoo.GAMES["boundary_pairwise"]().game()
-    for arguments, message in (
+    cases: tuple[tuple[dict[str, Any], str], ...] = (
         (dict(floor=0.5), "floor sums to 1.5, expected at most 1"),
         (dict(floor=-0.1), "floor is -0.1"),
         (dict(floor=[0.1, 0.2]), r"floor has shape \(2,\), expected \(\) or \(3,\)"),
@@ -157,7 +159,8 @@ def test_bad_input():
         (dict(floor=0.1, minimise="regret"), "minimise is 'regret'"),
         (dict(floor=0.1, lever="appeal", minimise="norm"), "it is for the levers 'price' and 'common'"),
         (dict(floor=0.1, weights=1.0), "weights are for the levers 'appeal' and 'targets'"),
-    ):
+    )
+    for arguments, message in cases:
         with pytest.raises(ValueError, match=message):
             steer_to_floor(game, **arguments)
     with pytest.raises(ValueError, match="the attractiveness of every agent is 0; use 'price'"):

@@ -1,5 +1,8 @@
 """Objectives of steering: their formulas by hand, their derivatives, and risk over scenarios."""
 
+# Stand-ins for equilibria and problems, and arguments that are wrong on purpose.
+# pyright: reportArgumentType=false, reportCallIssue=false
+
 import itertools
 from types import SimpleNamespace
 

@@ -1,5 +1,9 @@
 """steer(): on functions with known minima, then on games, against closed forms, scipy and brute force."""
 
+# Stand-ins for equilibria and problems, and arguments that are wrong on purpose.
+# pyright: reportArgumentType=false, reportCallIssue=false, reportAttributeAccessIssue=false
+# pyright: reportOperatorIssue=false, reportIndexIssue=false
+
 import importlib
 import pathlib
 from types import SimpleNamespace

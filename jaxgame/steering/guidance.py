@@ -135,7 +135,7 @@ def _alone(plan: Plan, found: list[Lever], names: Sequence[str]) -> list[str]:
         d = int(np.argmax(np.abs(shown - _shown(plan.before))))
         moved = f"{names[d]} would go from {_shown(plan.before)[d]:.2%} to {shown[d]:.2%}"
         return [f"The largest change alone ({top.name}): {moved}."]
-    short = [names[d] for d in np.flatnonzero(shown < np.asarray(floor) - 1e-6)]
+    short = [names[int(d)] for d in np.flatnonzero(shown < np.asarray(floor) - 1e-6)]
     left = f"still below their floor: {', '.join(short)}" if short else "all groups reach their floor"
     return [f"The largest change alone ({top.name}): {left}."]
 
