@@ -161,7 +161,7 @@ def solve(
     default_steps = getattr(chosen, "max_steps", FIRST_ORDER_STEPS)
     if max_steps is None:
         max_steps = default_steps
-    elif _checks.concrete(max_steps) and not (float(max_steps) >= 0 and float(max_steps) == int(max_steps)):
+    elif _checks.concrete(max_steps) and not (0 <= float(max_steps) < np.inf and float(max_steps) == int(max_steps)):
         raise ValueError(f"max_steps is {max_steps}, expected an integer ≥ 0")
     start = None
     if init is not None:
@@ -325,21 +325,25 @@ def _polish(game: Any, found: Progress, scale: Scale) -> tuple[Array, Array, Arr
 
 @jax.tree_util.register_pytree_node_class
 class _Carried:
-    """A game or solver on its way into jit: a pytree travels as one, any other object by identity."""
+    """A game or solver on its way into jit: a pytree travels as one, any other object by identity.
 
-    def __init__(self, tree: Any, opaque: Any):
-        self.tree, self.opaque = tree, opaque
+    With its class beside it: JAX takes dataclasses of different classes and equal fields for the same tree, and one
+    solver could run the other's program.
+    """
+
+    def __init__(self, tree: Any, opaque: Any, kind: Any):
+        self.tree, self.opaque, self.kind = tree, opaque, kind
 
     @classmethod
     def wrap(cls, x: Any) -> _Carried:
-        return cls(None, x) if jax.tree_util.all_leaves((x,)) else cls(x, None)
+        return cls(None, x, None) if jax.tree_util.all_leaves((x,)) else cls(x, None, type(x))
 
     def unwrap(self) -> Any:
         return self.tree if self.opaque is None else self.opaque
 
     def tree_flatten(self):
-        return (self.tree,), self.opaque
+        return (self.tree,), (self.opaque, self.kind)
 
     @classmethod
-    def tree_unflatten(cls, opaque, children):
-        return cls(children[0], opaque)
+    def tree_unflatten(cls, fixed, children):
+        return cls(children[0], *fixed)
