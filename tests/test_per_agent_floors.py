@@ -1,6 +1,7 @@
 """Floors by one change an agent: what the plan claims holds in numpy, and no cheaper change exists."""
 
 import functools
+import itertools
 import sys
 from pathlib import Path
 
@@ -11,7 +12,10 @@ import reference as ref
 import zoo
 
 import jaxgame as jg
+from jaxgame.steering.agent_lever import AgentLever
+from jaxgame.steering.complementarity import Program
 from jaxgame.steering.per_agent import floor_by_agent
+from jaxgame.steering.supports import Search
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "benchmarks"))
 import floor_plans  # noqa: E402  # pyright: ignore[reportMissingImports]
@@ -71,6 +75,25 @@ def test_cheapest_against_enumeration(lever):
             checked(specification(case), made, lever, case.floor)
             np.testing.assert_allclose(made.details["planned"], made.equilibrium.profile, atol=1e-9)
     assert any(outcomes) and (lever == "appeal" or not all(outcomes))
+
+
+def test_pivots_end_where_no_support_of_the_point_is_cheaper():
+    """B-stationary: however the pairs with neither share nor slack are assigned, by enumeration."""
+    pivoted = 0
+    for case in sample():
+        program = Program(case.game(), AgentLever.of(case.game(), "appeal"), case.floor)
+        way = Search(program, program.cheapest()).descend(np.ones((2, 3), bool))
+        pivoted += len(way) > 1
+        end = way[-1]
+        represented, open_to = end.profile > 1e-7, end.slack < 1e-7
+        faces = [
+            [face for face in itertools.product(*([True] if r else [False, True] if o else [False] for r, o in rows))]
+            for rows in (zip(*rows, strict=True) for rows in zip(represented, open_to, strict=True))
+        ]
+        joint = [tuple(tuple(np.flatnonzero(face)) for face in pair) for pair in itertools.product(*faces)]
+        cheapest = min(floor_plans.cheapest_on(case, "appeal", pattern) for pattern in joint)
+        assert program.cost(end.value) == pytest.approx(cheapest, rel=1e-5)
+    assert pivoted
 
 
 @pytest.mark.slow
@@ -182,6 +205,22 @@ def test_a_hundred_agents():
     assert not (plan.before.representation >= floor).all()
     assert plan.cost < 0.1 * plan.details["upper_bound"]
     assert "are not excluded" in plan.message
+
+
+def test_agents_are_divided_among_groups():
+    """Sixteen groups, the last of which no one shows if all agents are drawn alike to those below their floor."""
+    rng, n, D = np.random.default_rng(0), 100, 16
+    spec = ref.Alignment(
+        kernel=ref.random_kernel(rng, D),
+        targets=rng.dirichlet(np.ones(D), n),
+        appeal=0.5 * rng.normal(size=(n, D)) + np.linspace(0.7, -0.7, D),
+        attractiveness=rng.uniform(0.5, 1.5, n),
+        diversity=0.1,
+    )
+    plan = floor_by_agent(zoo.to_game(spec), 0.4 / D, lever="targets")
+    assert plan.success and plan.details["upper_bound"] == np.inf
+    assert float(plan.before.representation[-1]) < 1e-3
+    checked(spec, plan, "targets", np.full(D, 0.4 / D))
 
 
 def test_no_change_where_none_is_needed():

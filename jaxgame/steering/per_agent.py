@@ -28,6 +28,7 @@ from jaxgame.steering.supports import Search, support
 
 PULLS = 40  # common changes tried on the way to a start
 FIRST_PULL, LONGER = 1 / 64, 1.5
+BATCHES = 50  # in which agents are given a group as their target
 NOTICED = 1e-6  # size of an agent's change, relative to the largest, from which it is counted as one
 
 
@@ -106,9 +107,12 @@ class _Plan:
         """
         yield np.ones(self.before.profile.shape, bool)
         yield support(self.before) | np.asarray(self.before.representation < self.floors)
-        yield self._under_common_pull(sigma)
+        reached, pulled = self._under_common_pull(sigma)
+        yield pulled
+        if self.lever == "targets" and not reached:
+            yield self._divided()
 
-    def _under_common_pull(self, sigma: float) -> np.ndarray:
+    def _under_common_pull(self, sigma: float) -> tuple[bool, np.ndarray]:
         """The support of the equilibrium once everyone is drawn to the groups below their floor, by turns further until
         none is left; of the one that missed least where that does not happen.
         """
@@ -120,7 +124,26 @@ class _Plan:
             if not (bool(after.converged) and (shortfall > 0).any()):
                 break
             pull = np.where(shortfall > 0, np.maximum(LONGER * pull, FIRST_PULL), pull)
-        return min(found, key=lambda pair: pair[0])[1]
+        missing, best = min(found, key=lambda pair: pair[0])
+        return missing == 0, best
+
+    def _divided(self) -> np.ndarray:
+        """The support of the equilibrium once agents, those nearest to it first, have the group that misses its floor
+        most as their whole target, until none is missed or no agent is left; of the one that missed least.
+        """
+        change, free, found = np.zeros(self.before.profile.shape), np.ones(self.game.n_agents, bool), []
+        batch = -(-self.game.n_agents // BATCHES)
+        while True:
+            after = solve(changed(self.game, self.lever, change))
+            shortfall = self._shortfall(after)
+            found.append((float(shortfall.sum()), support(after)))
+            if not (bool(after.converged) and (shortfall > 0).any() and free.any()):
+                return min(found, key=lambda pair: pair[0])[1]
+            group = int(shortfall.argmax())
+            near = np.where(free, np.asarray(after.signed)[:, group], -np.inf)
+            given = np.argsort(-near)[: min(batch, int(free.sum()))]
+            change[given] = np.eye(self.game.n_groups)[group] - np.asarray(self.game.targets)[given]
+            free[given] = False
 
     def without_change(self) -> Plan:
         theta = jnp.zeros_like(self.before.profile)
