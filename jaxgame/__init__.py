@@ -5,7 +5,7 @@ from jaxgame.bounds import Bounds
 from jaxgame.certificate.certify import Certificate, certify
 from jaxgame.certificate.multiplicity import Probe, probe
 from jaxgame.closed_form import closed_form
-from jaxgame.equilibrium import Equilibrium, solve
+from jaxgame.equilibrium import Equilibrium
 from jaxgame.exclusion import critical_ratios, excluded, inclusion_price, under_represented
 from jaxgame.games import (
     AlignmentGame,
@@ -29,6 +29,7 @@ from jaxgame.solvers import (
     ProjectedGradient,
     Solver,
 )
+from jaxgame.solving import solve
 from jaxgame.steering import (
     Inducement,
     Plan,

@@ -68,3 +68,29 @@ def assign(obj: Any, **values: Any) -> None:
     """Set fields of a frozen object under construction."""
     for name, value in values.items():
         object.__setattr__(obj, name, value)
+
+
+@jax.tree_util.register_pytree_node_class
+class Carried:
+    """A game or solver on its way into jit: a pytree travels as one, any other object by identity.
+
+    With its class beside it: JAX takes dataclasses of different classes and equal fields for the same tree, and one
+    solver could run the other's program.
+    """
+
+    def __init__(self, tree: Any, opaque: Any, kind: Any):
+        self.tree, self.opaque, self.kind = tree, opaque, kind
+
+    @classmethod
+    def wrap(cls, x: Any) -> Carried:
+        return cls(None, x, None) if jax.tree_util.all_leaves((x,)) else cls(x, None, type(x))
+
+    def unwrap(self) -> Any:
+        return self.tree if self.opaque is None else self.opaque
+
+    def tree_flatten(self):
+        return (self.tree,), (self.opaque, self.kind)
+
+    @classmethod
+    def tree_unflatten(cls, fixed, children):
+        return cls(children[0], *fixed)

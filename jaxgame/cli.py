@@ -175,10 +175,10 @@ def solve(
     from jaxgame import gamefile, solvers
     from jaxgame.certificate.certify import certify
     from jaxgame.config import SOLVERS, suggestion
-    from jaxgame.equilibrium import solve as find
     from jaxgame.report.files import staged
     from jaxgame.report.terminal import show_solution
     from jaxgame.report.write import write_solution
+    from jaxgame.solving import solve as find
 
     with _bad_input(ValueError, OSError):
         if solver not in ("auto", *SOLVERS):

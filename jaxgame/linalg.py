@@ -77,11 +77,15 @@ def norm_bound(matrices: Array) -> Array:
     """An upper bound on the spectral norm of (…, D, D), at most D^(1/64) too large: repeated squaring of AᵀA."""
     largest = jnp.abs(matrices).max((-1, -2))
     scaled = matrices / jnp.where(largest > 0, largest, 1)[..., None, None]  # squares neither overflow nor vanish
-    power, log = jnp.swapaxes(scaled, -1, -2) @ scaled, jnp.zeros_like(largest)
-    for _ in range(5):
+
+    def squared(_: Array, carry: tuple[Array, Array]) -> tuple[Array, Array]:
+        power, log = carry
         size = _frobenius(power)
-        power, log = power / size[..., None, None], 2 * (log + jnp.log(size))
-        power = power @ power
+        power = power / size[..., None, None]
+        return power @ power, 2 * (log + jnp.log(size))
+
+    start = jnp.swapaxes(scaled, -1, -2) @ scaled, jnp.zeros_like(largest)
+    power, log = lax.fori_loop(0, 5, squared, start)
     return largest * jnp.exp((log + jnp.log(_frobenius(power))) / 64)
 
 

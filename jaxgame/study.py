@@ -20,13 +20,14 @@ from jaxgame import solvers
 from jaxgame._pytree import pytree
 from jaxgame.certificate.certify import Certificate, certify
 from jaxgame.config import StudyOptions
-from jaxgame.equilibrium import Equilibrium, default_solver, solve
+from jaxgame.equilibrium import Equilibrium
 from jaxgame.exclusion import critical_ratios, excluded, inclusion_price
 from jaxgame.games import AlignmentGame
 from jaxgame.report.groups import Map, draw_map, features, indistinct
 from jaxgame.solvers.loop import CONVERGED
 from jaxgame.solvers.loop import run as run_solver
 from jaxgame.solvers.scale import measure, uniform
+from jaxgame.solving import default_solver, solve
 from jaxgame.steering.floor import Charge, concluded
 from jaxgame.steering.plan import Plan
 from jaxgame.surveys import Survey, load

@@ -41,12 +41,13 @@ def concave_agents(game: Any, profile: Array) -> Array:
         return every_agent()
     # Weyl's inequality settles most games with one elimination a matrix instead of one an agent.
     bound = jnp.broadcast_to(own.diagonal.min(1), (n,))
-    for coefficient, matrix in own.terms:
-        norm = _norm(matrix)
-        upward = linalg.is_positive_semidefinite(matrix, rounding * norm)
-        downward = linalg.is_positive_semidefinite(-matrix, rounding * norm)
-        harmless = (coefficient >= 0) & upward | (coefficient <= 0) & downward
-        bound = bound - jnp.where(harmless, 0, jnp.abs(coefficient) * norm)
+    if own.terms:
+        coefficients, matrices = (jnp.stack(part) for part in zip(*own.terms, strict=True))
+        norm = _norm(matrices)
+        both = jnp.stack([matrices, -matrices])
+        upward, downward = linalg.is_positive_semidefinite(both, jnp.broadcast_to(rounding * norm, both.shape[:2]))
+        harmless = (coefficients >= 0) & upward[:, None] | (coefficients <= 0) & downward[:, None]
+        bound = bound - jnp.where(harmless, 0, jnp.abs(coefficients) * norm[:, None]).sum(0)
     enough = bound >= -rounding * size
     return lax.cond(enough.all(), lambda: enough, every_agent)
 

@@ -13,10 +13,10 @@ from jax import Array, lax
 from jaxgame import simplex
 from jaxgame._pytree import pytree
 from jaxgame.certificate.exploitability import Position, exploitability, position
-from jaxgame.equilibrium import default_solver, solve
 from jaxgame.games import dtype_of, representation
 from jaxgame.solvers import Newton
 from jaxgame.solvers.scale import Scale, measure
+from jaxgame.solving import default_solver, solve
 
 STABLE, UNDETERMINED, UNSTABLE = 1, 0, -1
 SETTLING = 4_000_000_000  # numbers that gradient steps from all starts go through, at most

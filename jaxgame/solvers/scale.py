@@ -43,16 +43,28 @@ def measure(game: Any, dtype) -> Scale:
     start = uniform(game, dtype)
     affine = linearise(game, start)
     marginals = simplex.project_tangent(game.marginals(start))
-    sigma = jnp.maximum(lipschitz_bound(affine), jnp.abs(marginals).max())
-    return Scale(jnp.where(sigma > 0, sigma, 1), _own_norm(affine))
+    L, own = norms(affine)
+    sigma = jnp.maximum(L, jnp.abs(marginals).max())
+    return Scale(jnp.where(sigma > 0, sigma, 1), own)
 
 
-def lipschitz_bound(affine: AffineMap) -> Array:
-    """An upper bound on L: exact parts and the triangle inequality for aggregates, the power method elsewhere."""
-    if isinstance(affine.others, Aggregate) and affine.others.B is not None:
-        weight = jnp.linalg.norm(affine.others.sensitivity) * jnp.linalg.norm(affine.others.reach)
-        return _own_norm(affine) + weight * tangent_norm(affine.others.B)
-    return lipschitz(affine)
+def norms(affine: AffineMap) -> tuple[Array, Array]:
+    """Upper bounds on L and on the largest own block: exact parts and the triangle inequality; L where agents do not
+    meet through one matrix by the power method, from below.
+    """
+    own, others = affine.own, affine.others
+    shared = isinstance(others, Aggregate) and others.B is not None
+    matrices = [matrix for _, matrix in own.terms] + ([others.B] if shared else [])
+    sizes = linalg.norm_bound(linalg.tangent(jnp.stack(matrices))) if matrices else []
+    norm = jnp.abs(own.diagonal).max(1)
+    for (coefficient, _), size in zip(own.terms, sizes, strict=False):
+        norm = norm + jnp.abs(coefficient) * size
+    if own.dense is not None:
+        norm = norm + jnp.sqrt((own.dense**2).sum((1, 2)))
+    norm = norm.max()
+    if not shared:
+        return lipschitz(affine), norm
+    return norm + jnp.linalg.norm(others.sensitivity) * jnp.linalg.norm(others.reach) * sizes[-1], norm
 
 
 def lipschitz(affine: AffineMap, weights: Array | None = None) -> Array:
@@ -73,21 +85,6 @@ def lipschitz(affine: AffineMap, weights: Array | None = None) -> Array:
 
     _, norm = lax.fori_loop(0, POWER_STEPS, body, (simplex.project_tangent(start), jnp.zeros((), start.dtype)))
     return norm
-
-
-def tangent_norm(matrix: Array) -> Array:
-    """Spectral norm of a (D, D) matrix between tangent vectors, a few per cent from above."""
-    return linalg.norm_bound(linalg.tangent(matrix))
-
-
-def _own_norm(affine: AffineMap) -> Array:
-    own = affine.own
-    norm = jnp.abs(own.diagonal).max(1)
-    for coefficient, matrix in own.terms:
-        norm = norm + jnp.abs(coefficient) * tangent_norm(matrix)
-    if own.dense is not None:
-        norm = norm + jnp.sqrt((own.dense**2).sum((1, 2)))
-    return norm.max()
 
 
 def _safe(x: Array) -> Array:

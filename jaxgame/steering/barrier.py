@@ -13,7 +13,8 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array, lax
 
-from jaxgame.equilibrium import Equilibrium, _Carried
+from jaxgame._pytree import Carried
+from jaxgame.equilibrium import Equilibrium
 from jaxgame.games import dtype_of, linearise, representation
 from jaxgame.solvers import kkt
 from jaxgame.solvers.loop import CONVERGED, MAX_STEPS
@@ -29,7 +30,7 @@ def smoothed(game: Any, temperature: Array, start: Array) -> Equilibrium:
     Differentiable in the game and in τ. Its `residual` is that of the game itself, which τ keeps from 0; its `gap` the
     bound D τ on what an agent of a concave game can gain by leaving it.
     """
-    profile, converged, steps = _smoothed(_Carried.wrap(game), temperature, start)
+    profile, converged, steps = _smoothed(Carried.wrap(game), temperature, start)
     scale = measure(game, profile.dtype)
     return Equilibrium(
         game=game,
@@ -50,7 +51,7 @@ def _tolerance(profile: Array) -> Array:
 
 
 @jax.custom_jvp
-def _smoothed(carried: _Carried, temperature: Array, start: Array) -> tuple[Array, Array, Array]:
+def _smoothed(carried: Carried, temperature: Array, start: Array) -> tuple[Array, Array, Array]:
     """Primal-dual Newton steps (as in `solvers.newton`) towards w∘ν = τ: profile, whether it got there, and steps."""
     game = carried.unwrap()
     sigma = measure(game, dtype_of(game)).sigma

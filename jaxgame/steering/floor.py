@@ -11,9 +11,10 @@ from jax import Array
 
 from jaxgame.bounds import Bounds, checked_floor
 from jaxgame.certificate.certify import certify, unique_under_bounds
-from jaxgame.equilibrium import Equilibrium, solve
+from jaxgame.equilibrium import Equilibrium
 from jaxgame.games import AlignmentGame, dtype_of, reach_of, subsidised
 from jaxgame.games.affine import per_agent
+from jaxgame.solving import solve
 from jaxgame.steering.least_norm import least_norm
 from jaxgame.steering.plan import Plan
 

@@ -10,7 +10,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxgame.equilibrium import Equilibrium, solve
+from jaxgame.equilibrium import Equilibrium
+from jaxgame.solving import solve
 from jaxgame.steering.plan import Plan
 
 WHAT = {

@@ -12,9 +12,9 @@ from jax import Array
 
 from jaxgame import _checks, simplex
 from jaxgame.certificate.certify import Certificate, certify
-from jaxgame.equilibrium import solve
 from jaxgame.games import dtype_of
 from jaxgame.solvers.scale import measure
+from jaxgame.solving import solve
 from jaxgame.steering import agent_lever
 from jaxgame.steering import quadratic_program as qp
 from jaxgame.steering.agent_lever import AgentLever

@@ -10,9 +10,10 @@ import numpy as np
 from jax import Array
 from scipy.optimize import nnls
 
+from jaxgame._pytree import Carried
 from jaxgame.bounds import Bounds
-from jaxgame.equilibrium import _Carried, solve
 from jaxgame.games import subsidised
+from jaxgame.solving import solve
 
 MOST_STEPS = 50
 SHORTEST = 1e-3  # fraction of a step
@@ -26,7 +27,7 @@ def least_norm(game: Any, bounds: Bounds, prices: Array) -> tuple[Array, list[fl
     the present piece, a least-distance problem (Lawson & Hanson 1974, ch. 23). What the step then misses of the floors
     a variational equilibrium makes up for, so that every θ on the way does what it should, and the norm falls.
     """
-    carried = _Carried.wrap(game)
+    carried = Carried.wrap(game)
     # A constant moves no one.
     best = prices - prices.mean()
     norms = [float(jnp.linalg.norm(prices)), float(jnp.linalg.norm(best))]
@@ -52,14 +53,14 @@ def least_norm(game: Any, bounds: Bounds, prices: Array) -> tuple[Array, list[fl
 
 
 @jax.jit
-def _repaired(carried: _Carried, bounds: Bounds, theta: Array) -> tuple[Array, Array]:
+def _repaired(carried: Carried, bounds: Bounds, theta: Array) -> tuple[Array, Array]:
     """θ with the complementary prices that are still missing, and whether they were found."""
     found = solve(_with(carried, bounds, theta), bounds=bounds)
     return theta + jnp.asarray(found.prices), found.converged
 
 
 @jax.jit
-def _shown(carried: _Carried, bounds: Bounds, theta: Array) -> tuple[Array, Array]:
+def _shown(carried: Carried, bounds: Bounds, theta: Array) -> tuple[Array, Array]:
     """S(θ) (D,) and its Jacobian (D, D)."""
 
     def representation(theta: Array) -> tuple[Array, Array]:
@@ -70,7 +71,7 @@ def _shown(carried: _Carried, bounds: Bounds, theta: Array) -> tuple[Array, Arra
     return shown, slope
 
 
-def _with(carried: _Carried, bounds: Bounds, theta: Array) -> Any:
+def _with(carried: Carried, bounds: Bounds, theta: Array) -> Any:
     return subsidised(carried.unwrap(), bounds.exposure[:, None] * theta[None])
 
 

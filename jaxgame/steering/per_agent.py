@@ -18,8 +18,9 @@ from jax import Array
 
 from jaxgame.bounds import checked_floor
 from jaxgame.certificate.certify import certify
-from jaxgame.equilibrium import Equilibrium, solve
+from jaxgame.equilibrium import Equilibrium
 from jaxgame.games import dtype_of, is_quadratic
+from jaxgame.solving import solve
 from jaxgame.steering import agent_lever
 from jaxgame.steering.agent_lever import AgentLever, changed
 from jaxgame.steering.complementarity import Point, Program

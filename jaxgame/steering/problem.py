@@ -11,10 +11,11 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array
 
-from jaxgame._pytree import pytree
-from jaxgame.equilibrium import Equilibrium, _Carried, solve
+from jaxgame._pytree import Carried, pytree
+from jaxgame.equilibrium import Equilibrium
 from jaxgame.games import dtype_of, representation
 from jaxgame.solvers.scale import measure, uniform
+from jaxgame.solving import solve
 from jaxgame.steering.barrier import smoothed
 from jaxgame.steering.scenarios import CVaR, one, scenario_count, weighted
 
@@ -110,9 +111,9 @@ class Levers:
 class Aims:
     """The user's functions on their way into jit: the same functions compile once, whatever the numbers."""
 
-    build: _Carried
-    objective: _Carried
-    cost: _Carried
+    build: Carried
+    objective: Carried
+    cost: Carried
     scenarios: Any
     risk: Any  # weights of the scenarios from the worst to the best, (B,)
 
@@ -175,8 +176,8 @@ class Problem:
         self.scenarios = None if scenarios is None else jax.tree.map(jnp.asarray, scenarios)
         count = None if scenarios is None else scenario_count("scenarios", scenarios)
         weights = None if count is None else jnp.asarray((risk or CVaR(0.0)).weights(count))
-        carried = _Carried.wrap(free if cost is None else cost)
-        self.aims = Aims(_Carried.wrap(build), _Carried.wrap(objective), carried, self.scenarios, weights)
+        carried = Carried.wrap(free if cost is None else cost)
+        self.aims = Aims(Carried.wrap(build), Carried.wrap(objective), carried, self.scenarios, weights)
         first = self.game(theta)
         self.start = uniform(first, dtype_of(first))
         if count is not None:

@@ -13,8 +13,9 @@ from jax import Array
 
 from jaxgame import _checks
 from jaxgame._pytree import pytree
-from jaxgame.equilibrium import Equilibrium, solve
+from jaxgame.equilibrium import Equilibrium
 from jaxgame.solvers.scale import measure
+from jaxgame.solving import solve
 
 STEP = 0.01  # of a lever in the table: so many points of representation are as many units of the derivative
 

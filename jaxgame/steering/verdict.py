@@ -10,9 +10,11 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array
 
+from jaxgame._pytree import Carried
 from jaxgame.certificate.certify import Certificate, certify
-from jaxgame.equilibrium import Equilibrium, _Carried, default_solver, solve
+from jaxgame.equilibrium import Equilibrium
 from jaxgame.solvers import GoldenRatio, OptimisticGradient
+from jaxgame.solving import default_solver, solve
 from jaxgame.steering.problem import Aims, Point, Problem, scalar
 from jaxgame.steering.scenarios import one
 from jaxgame.steering.search import Proof, Search
@@ -49,7 +51,7 @@ def verify(problem: Problem, point: Point) -> Verification:
         return Verification(own, "", np.inf, False, f"The game's constructor refuses these levers: {error}.")
     first = OptimisticGradient() if isinstance(default_solver(game), GoldenRatio) else GoldenRatio()
     steps = int(np.clip(WORK // problem.start.size, *STEPS))
-    fresh = _fresh(problem.aims, theta, _Carried.wrap(first), problem.start, jnp.asarray(steps))
+    fresh = _fresh(problem.aims, theta, Carried.wrap(first), problem.start, jnp.asarray(steps))
     name = type(first).__name__
     if not bool(jnp.all(fresh.converged)):
         name = f"{type(default_solver(game)).__name__} from a random profile"
@@ -72,7 +74,7 @@ def solve_anew(problem: Problem, theta: Any, start: Array) -> Equilibrium:
 
 
 @jax.jit
-def _fresh(aims: Aims, theta: Any, solver: _Carried | None, start: Array, max_steps: Array | None) -> Equilibrium:
+def _fresh(aims: Aims, theta: Any, solver: Carried | None, start: Array, max_steps: Array | None) -> Equilibrium:
     chosen = None if solver is None else solver.unwrap()
     return aims.each(lambda game, start: solve(game, chosen, init=start, max_steps=max_steps))(aims.games(theta), start)
 

@@ -1,0 +1,246 @@
+"""solve(): the one entry point. It chooses a solver, runs it, falls back on another, and knows the derivative."""
+
+from __future__ import annotations
+
+import functools
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import Array, lax
+from jax.core import Tracer
+
+from jaxgame import _checks
+from jaxgame._pytree import Carried
+from jaxgame.bounds import Bounds
+from jaxgame.certificate.gap import concave_agents, gaps
+from jaxgame.equilibrium import Equilibrium
+from jaxgame.games import dtype_of, is_aggregative, linearise, reach_of, representation
+from jaxgame.games.affine import AffineMap
+from jaxgame.implicit import tangent
+from jaxgame.solvers import AggregativeNewton, GoldenRatio, Newton, Solver
+from jaxgame.solvers.bounded_newton import BoundedNewton
+from jaxgame.solvers.kkt import DENSE_LIMIT, is_tractable
+from jaxgame.solvers.loop import CONVERGED, MAX_STEPS, NONFINITE, STALLED, Progress, run
+from jaxgame.solvers.newton import natural_face, project_on, solve_on
+from jaxgame.solvers.scale import Scale, measure, uniform
+
+POLISH_ROUNDS = 3
+FIRST_ORDER_STEPS = 100_000
+FIRST_ORDER_STALL = 5_000
+OF_A_PROFILE = "profile", "representation", "residual", "gap"
+
+
+def solve(
+    game: Any,
+    solver: Solver | None = None,
+    *,
+    tol: float | Array | None = None,
+    max_steps: int | Array | None = None,
+    init: Array | None = None,
+    bounds: Bounds | None = None,
+    history: bool = False,
+) -> Equilibrium:
+    """Find a Nash equilibrium of a game (the Wardrop equilibrium of a mean field with atomic=False).
+
+    game: any object with the `Game` protocol. solver: default chosen from the structure of the game, with a fallback;
+    or one of jaxgame's, or any object with `init` and `step` (see `solvers.loop`). tol: on the scale-free natural
+    residual of theory §1, default 1e-10 in float64 and 1e-6 in float32; below what rounding allows the verdict is
+    judged against rounding. max_steps: of the solver, default its own. init: (n, D) start, default uniform; where the
+    equilibrium is not unique the result depends on it. bounds: floors and caps on the representation that all agents
+    share; the variational equilibrium with its prices (theory §5), by an interior point, so without a `solver`.
+    history: keep the residual of every step.
+
+    Composes with jit, vmap, grad, jvp: an implicit derivative in every array leaf of the game and of the bounds, zero
+    in init, NaN if the solve failed. Where the optimality conditions are singular it is NaN under jit, and outside it a
+    FloatingPointError, which JAX hands on within a ValueError or runtime error of its own. At a kink it is an element
+    of the conservative Jacobian; the `margin` of `stats` tells how far one is. One compilation serves all games of one
+    shape. Quadratic games are polished on their support to rounding. Never raises for a failed solve: look at
+    `converged`, `status` and `message`.
+
+    Raises ValueError for a solver that cannot treat the game, an init, tol or max_steps that make no sense, or bounds
+    that no representation satisfies.
+    """
+    dtype = dtype_of(game)
+    shape = (game.n_agents, game.n_groups)
+    if bounds is not None:
+        solver, bounds = _bounded_solver(game, solver, bounds)
+    chosen = default_solver(game) if solver is None else solver
+    if not (hasattr(chosen, "init") and hasattr(chosen, "step")):
+        raise ValueError(
+            f"solver must have init(game, profile) and step(game, state), got {chosen!r}; an instance, not a class?"
+        )
+    if isinstance(chosen, type):
+        raise ValueError(f"solver is the class {chosen.__name__}, expected an instance: {chosen.__name__}()")
+    if check := getattr(chosen, "check", None):
+        check(game)
+    if tol is None:
+        tol = 1e-6 if jnp.finfo(dtype).bits <= 32 else 1e-10
+    elif _checks.concrete(tol) and not float(tol) > 0:
+        raise ValueError(f"tol is {tol}, expected a positive number")
+    default_steps = getattr(chosen, "max_steps", FIRST_ORDER_STEPS)
+    if max_steps is None:
+        max_steps = default_steps
+    elif _checks.concrete(max_steps) and not (0 <= float(max_steps) < np.inf and float(max_steps) == int(max_steps)):
+        raise ValueError(f"max_steps is {max_steps}, expected an integer ≥ 0")
+    start = None
+    if init is not None:
+        start = _checks.shares("init", _checks.array("init", init, dtype, shape), init)
+    record = 0
+    if not isinstance(history, bool):
+        raise ValueError(f"history is {history!r}, expected True or False")
+    if history:
+        if not _checks.concrete(max_steps):
+            raise ValueError("history=True needs a max_steps that is known when the solve is compiled")
+        record = int(max_steps or 0)
+    arguments = Carried.wrap(game), Carried.wrap(chosen), start, tol, max_steps, bounds
+    traced = any(isinstance(leaf, Tracer) for leaf in jax.tree.leaves(arguments))
+    # Where nothing is traced there is nothing to differentiate, and dispatch is several times faster.
+    rescue = solver is None and not isinstance(chosen, GoldenRatio)
+    out = (_differentiable if traced else _found)(*arguments, rescue, record)
+    equilibrium = Equilibrium(game, **out)
+    if history and _checks.concrete(equilibrium.steps):
+        made = int(equilibrium.steps) if equilibrium.steps.ndim == 0 else record
+        equilibrium = equilibrium.replace(history=out["history"][..., :made])
+    return equilibrium
+
+
+def default_solver(game: Any) -> Solver:
+    """The best solver that the structure of a game allows."""
+    if is_aggregative(game):
+        return AggregativeNewton()
+    return Newton() if is_tractable(game) else GoldenRatio()
+
+
+def _bounded_solver(game: Any, solver: Solver | None, bounds: Any) -> tuple[BoundedNewton, Bounds]:
+    if not isinstance(bounds, Bounds):
+        raise ValueError(f"bounds must be a Bounds, got {type(bounds).__name__}")
+    if solver is not None:
+        raise ValueError(
+            f"solver is {type(solver).__name__}, expected none with bounds: only the interior point handles prices; to "
+            "check its answer by another solver, solve the game with the prices paid, games.subsidised(game, …)"
+        )
+    if not is_tractable(game):
+        raise ValueError(
+            f"bounds need a Jacobian that fits in memory: at most {DENSE_LIMIT} mixture entries where agents meet "
+            "neither through a mean nor along a network"
+        )
+    bounds = bounds.sized(game.n_agents, game.n_groups, reach_of(game, dtype_of(game)))
+    return BoundedNewton(bounds), bounds
+
+
+def _found(game, solver, start, tol, max_steps, bounds, rescue: bool, record: int) -> dict[str, Any]:
+    """The fields of an equilibrium; with `rescue`, by first-order steps where the solver gave up."""
+    first, gave_up = _attempt(game, solver, start, tol, max_steps, bounds, record)
+    if not rescue:
+        return first
+    # Compiled only where it is needed, unless what is needed is known only when it runs.
+    if _checks.concrete(gave_up):
+        return _rescued(game, first, gave_up) if gave_up else first
+    return lax.cond(gave_up, lambda: _rescued(game, first, gave_up), lambda: first)
+
+
+@functools.partial(jax.jit, static_argnums=6)
+def _attempt(
+    carried_game: Carried, carried_solver: Carried, start, tol, max_steps, bounds, record: int
+) -> tuple[dict[str, Any], Array]:
+    """By one solver; and whether it stopped although it might have gone on."""
+    game, solver = carried_game.unwrap(), carried_solver.unwrap()
+    dtype = dtype_of(game)
+    start = uniform(game, dtype) if start is None else start
+    tol, max_steps = jnp.asarray(tol, dtype), jnp.asarray(max_steps, int)
+    scale = measure(game, dtype)
+    finish = isinstance(solver, Newton | BoundedNewton)
+    stall = getattr(solver, "stall", FIRST_ORDER_STALL)
+    found = run(game, solver, start, scale, tol=tol, max_steps=max_steps, patience=stall, record=record, finish=finish)
+    profile, marginals, residual, evaluations = found.profile, found.marginals, found.residual, found.evaluations
+    if is_tractable(game) and not finish:
+        profile, marginals, residual, extra = _polish(game, found, scale)
+        evaluations = evaluations + extra
+    gap = gaps(game, profile, marginals, concave_agents(game, profile)).max()
+    fields = dict(
+        profile=profile,
+        representation=representation(game, profile),
+        residual=residual,
+        gap=jnp.where((found.status == NONFINITE) | jnp.isnan(gap), jnp.inf, gap),
+        converged=found.status == CONVERGED,
+        status=found.status,
+        steps=found.steps,
+        evaluations=evaluations,
+        tol=tol,
+        history=found.history if record else None,
+        bounds=bounds,
+        prices=found.prices,
+    )
+    out_of_steps = (found.status == MAX_STEPS) & (found.steps >= Newton.max_steps)
+    return fields, (found.status == STALLED) | (found.status == NONFINITE) | out_of_steps
+
+
+@jax.jit
+def _rescued(game: Carried, first: dict[str, Any], gave_up: Array) -> dict[str, Any]:
+    """First-order steps from the best profile, where Newton gave up."""
+    budget = jnp.where(gave_up, FIRST_ORDER_STEPS // 5, 0)  # none, for the lanes of a batch that need none
+    again, _ = _attempt(game, Carried.wrap(GoldenRatio()), first["profile"], first["tol"], budget, None, 0)
+    better = gave_up & (again["residual"] < first["residual"])
+    improved = {name: jnp.where(better, again[name], first[name]) for name in OF_A_PROFILE}
+    spent = {name: first[name] + jnp.where(gave_up, again[name], 0) for name in ("steps", "evaluations")}
+    converged = better & again["converged"]
+    status = jnp.where(converged, CONVERGED, first["status"])
+    return first | improved | spent | dict(converged=first["converged"] | converged, status=status)
+
+
+_differentiable = jax.custom_jvp(_found, nondiff_argnums=(6, 7))
+
+
+@_differentiable.defjvp
+def _found_jvp(rescue: bool, record: int, primals: tuple, tangents: tuple) -> tuple[dict, dict]:
+    """The implicit derivative; the start, the solver and the tolerance do not move an equilibrium."""
+    out = _differentiable(*primals, rescue, record)
+    loud = _checks.concrete(~jnp.zeros((), bool))  # no jit around this, so that an error can be raised
+    return out, _tangents(primals[0], tangents[0], primals[5], tangents[5], out, loud)
+
+
+@functools.partial(jax.jit, static_argnums=5)
+def _tangents(carried_game, carried_change, bounds, bounds_change, out: dict[str, Any], loud: bool) -> dict[str, Any]:
+    game, change, profile = carried_game.unwrap(), carried_change.unwrap(), out["profile"]
+    moved, charged = tangent(game, change, bounds, bounds_change, profile, out["prices"], loud)
+    # No derivative of what is no equilibrium. A product: the transpose of a selection would be zero where it failed.
+    valid = jnp.where(out["converged"], jnp.ones((), profile.dtype), jnp.nan)
+    moved, charged = jax.tree.map(lambda x: valid * x, (moved, charged))
+    _, shown = jax.jvp(representation, (game, profile), (change, moved))
+    still = jax.tree.map(_no_tangent, out)
+    return still | dict(profile=moved, representation=shown, bounds=bounds_change, prices=charged)
+
+
+def _no_tangent(x: Array) -> Any:
+    return jnp.zeros_like(x) if jnp.issubdtype(x.dtype, jnp.floating) else np.zeros(x.shape, jax.dtypes.float0)
+
+
+def _polish(game: Any, found: Progress, scale: Scale) -> tuple[Array, Array, Array, Array]:
+    """Newton steps on the support that was found, kept while they lower the residual."""
+
+    def unfinished(carry) -> Array:
+        _, _, residual, rounds, improved = carry
+        tiny = jnp.finfo(residual.dtype).eps
+        return improved & (rounds < POLISH_ROUNDS) & (residual > tiny)
+
+    def body(carry):
+        profile, marginals, residual, rounds, _ = carry
+        affine: AffineMap = linearise(game, profile).scaled(1 / scale.sigma)
+        face = natural_face(affine, profile)
+        candidate = project_on(solve_on(affine, face, profile), face)
+        slope = game.marginals(candidate)
+        left = scale.residual(candidate, slope)
+        better = (left < residual) & jnp.isfinite(slope).all()
+        return (
+            jnp.where(better, candidate, profile),
+            jnp.where(better, slope, marginals),
+            jnp.where(better, left, residual),
+            rounds + 1,
+            better & (left < residual / 2),
+        )
+
+    begin = (found.profile, found.marginals, found.residual, jnp.zeros((), int), found.status == CONVERGED)
+    profile, marginals, residual, rounds, _ = lax.while_loop(unfinished, body, begin)
+    return profile, marginals, residual, rounds
