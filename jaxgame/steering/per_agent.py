@@ -24,13 +24,12 @@ from jaxgame.solving import solve
 from jaxgame.steering import agent_lever
 from jaxgame.steering.agent_lever import AgentLever, changed
 from jaxgame.steering.complementarity import Point, Program
-from jaxgame.steering.plan import Plan
+from jaxgame.steering.plan import NOTICED, Plan
 from jaxgame.steering.supports import Search, support
 
 PULLS = 40  # common changes tried on the way to a start
 FIRST_PULL, LONGER = 1 / 64, 1.5
 BATCHES = 50  # in which agents are given a group as their target
-NOTICED = 1e-6  # size of an agent's change, relative to the largest, from which it is counted as one
 
 
 def floor_by_agent(game: Any, floor: Any, *, lever: str, weights: Any = None, complete: bool | None = None) -> Plan:

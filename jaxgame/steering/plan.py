@@ -11,6 +11,8 @@ import numpy as np
 from jaxgame.certificate.certify import Certificate
 from jaxgame.equilibrium import Equilibrium
 
+NOTICED = 1e-6  # size of a change, relative to the largest of its kind, from which it is counted as one
+
 
 @dataclasses.dataclass(frozen=True)
 class Plan:
