@@ -47,10 +47,19 @@ def tangent(
         return at.join(marginals + bounds.priced(prices), jnp.where(at.binding, missing, 0))
 
     _, rhs = jax.jvp(slopes, (game, bounds), (change, bounds_change))
+    rhs = rhs + 0 * _total((change, bounds_change), rhs.dtype)
     forward, backward = at.solvers(rhs)
     moved = lax.custom_linear_solve(at.operator, at.restricted(rhs), _checked(forward, loud), _checked(backward, loud))
     x, charged = at.split(moved)
     return x, None if bounds is None else charged
+
+
+def _total(tangents: Any, dtype: Any) -> Array:
+    """The sum over all leaves. Zero times it, added to what depends on them, is nothing, but transposed it leads NaN to
+    every leaf: on the other ways back there are selections, which transpose to 0 and would hide a failed solve.
+    """
+    moving = [x for x in jax.tree.leaves(tangents) if jnp.issubdtype(x.dtype, jnp.floating)]
+    return sum((x.sum().astype(dtype) for x in moving), jnp.zeros((), dtype))
 
 
 @pytree()
@@ -187,16 +196,18 @@ def _checked(approximate: Approximate, loud: bool) -> Approximate:
         found, left = lax.cond(exact, lambda carry: carry, refined, carry)
         solved = jnp.linalg.norm(left) <= eps**0.4 * size
         if loud:
-            solved = jax.pure_callback(_raise, jax.ShapeDtypeStruct((), bool), solved, vmap_method="expand_dims")
+            fine = solved | ~jnp.isfinite(size)  # what is NaN to begin with, as where a solve failed, is no news
+            fine = jax.pure_callback(_raise, jax.ShapeDtypeStruct((), bool), fine, vmap_method="expand_dims")
+            solved = solved & fine
         return jnp.where(solved, found, jnp.nan)
 
     return solve
 
 
-def _raise(solved: Any) -> Any:
-    if not np.any(solved):
+def _raise(fine: Any) -> Any:
+    if not np.any(fine):
         raise FloatingPointError(
             "the equilibrium has no derivative here: its optimality conditions are singular on the active faces, as "
             "where groups are alike to an agent; certify(game, profile) tells whether the game is strongly monotone"
         )
-    return solved
+    return fine

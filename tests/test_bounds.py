@@ -135,6 +135,39 @@ def test_floors_that_leave_no_choice(population):
     assert conditions_hold(spec, found, lower=floor, atol=1e-7)
 
 
+def degenerate():
+    """Two groups that no agent tells apart; utilities that are linear."""
+    rng = np.random.default_rng(7)
+    alike = np.array([[1.0, 1, 1], [1, 1, 1], [1, 1, 2]])
+    flat = dict(consistency=0.0, diversity=0.0, attractiveness=3.0)
+    return {
+        "alike": (ref.Alignment(np.full((4, 3), 1 / 3), alike, np.array([1.0, 1, -1]), attractiveness=3.0), 0.1),
+        "linear": (ref.random_alignment(rng, 4, 3, **flat), 0.3),
+    }
+
+
+@pytest.mark.parametrize("name", ["alike", "linear"])
+def test_games_with_many_equilibria(name):
+    """Singular on their faces, and yet solved to the default tolerance."""
+    spec, floor = degenerate()[name]
+    found = jg.solve(zoo.to_game(spec), bounds=jg.Bounds(lower=floor))
+    assert conditions_hold(spec, found, lower=floor, atol=1e-9)
+    assert float(found.residual) < 1e-10 and float(found.prices.max()) > 0.1
+
+
+@pytest.mark.float32
+def test_bounds_that_cannot_be_met_are_not_called_met(dtype):
+    """Under jit, where nothing is checked beforehand: the prices grow, and rounding must not grow with them."""
+    spec = ref.random_alignment(np.random.default_rng(5), 6, 4)
+    game = zoo.to_game(spec, dtype)
+    solved = jax.jit(lambda floor: jg.solve(game, bounds=jg.Bounds(lower=floor)))
+    for floor in (0.26, 0.3, 0.9):
+        found = solved(jnp.asarray(floor, dtype))
+        assert not bool(found.converged) and np.isfinite(np.asarray(found.profile)).all()
+        message = found.replace(game=game).message
+        assert "try another solver" not in message and "no representation satisfies" in message
+
+
 @pytest.mark.parametrize("scale", [1e-8, 1e8])
 def test_scaling_utilities_scales_prices_alone(population, scale):
     spec, game = population
@@ -198,6 +231,29 @@ def test_batch_with_a_lane_that_cannot_be(population):
     alone = jg.solve(game, bounds=jg.Bounds(lower=0.15))
     np.testing.assert_allclose(found.prices[1], alone.prices, atol=1e-9)
     assert np.isfinite(np.asarray(found.profile)).all() and found.signed.shape == (3, 6, 4)
+
+
+def test_gradients_of_a_failed_solve_are_nan(population):
+    """Backwards, too, where a bound is not met at a price, and without a word about singular conditions."""
+    _, game = population
+
+    def paid(floor):
+        return jg.solve(game, bounds=jg.Bounds(lower=floor)).prices.sum()
+
+    floors = jnp.asarray([0.05, 0.15, 0.3, 0.9])
+    slopes = np.asarray(jax.vmap(jax.grad(paid))(floors))
+    assert np.isfinite(slopes).tolist() == [True, True, False, False]
+    h = 1e-5
+    ahead, behind = (np.asarray(jax.vmap(paid)(floors[:2] + step)) for step in (h, -h))
+    np.testing.assert_allclose(slopes[:2], (ahead - behind) / (2 * h), rtol=1e-6)
+    assert (slopes[:2] > 1).all()
+    assert np.isnan(float(jax.grad(paid)(jnp.asarray(0.3)))) and np.isnan(float(jax.jit(jax.grad(paid))(0.3)))
+
+    def shown(appeal, floor):
+        return jg.solve(game.replace(appeal=appeal), bounds=jg.Bounds(lower=floor)).representation[0]
+
+    by_appeal = jax.vmap(jax.grad(shown), in_axes=(None, 0))(game.appeal, floors)
+    assert np.isfinite(by_appeal[:2]).all() and np.isnan(by_appeal[2:]).all()
 
 
 @pytest.mark.float32

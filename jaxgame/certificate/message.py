@@ -11,6 +11,15 @@ from jaxgame.solvers.loop import CONVERGED, MAX_STEPS, NONFINITE
 
 CHEAP = 200  # n·(D − 1) up to which a message may ask whether the equilibrium is unique
 
+_ADVICE = (
+    "Raise max_steps, loosen tol, or try another solver (none named: the default); a game that is not monotone may "
+    "need another init."
+)
+_ADVICE_UNDER_BOUNDS = (
+    "Raise max_steps or loosen tol; bounds that no representation satisfies, or that leave no choice, have no prices, "
+    "and in a game that is not monotone none may be found."
+)
+
 
 def describe(equilibrium: Any) -> str:
     """The message of one (unbatched) equilibrium."""
@@ -27,9 +36,8 @@ def describe(equilibrium: Any) -> str:
     if status != CONVERGED:
         reason = "ran out of steps" if status == MAX_STEPS else "stopped making progress"
         return (
-            f"Not converged: {reason} after {steps} steps at natural residual {residual:.3g} (tol {tol:.3g}). Raise "
-            "max_steps, loosen tol, or try another solver (none named: the default); a game that is not monotone may "
-            "need another init."
+            f"Not converged: {reason} after {steps} steps at natural residual {residual:.3g} (tol {tol:.3g}). "
+            f"{_ADVICE if equilibrium.bounds is None else _ADVICE_UNDER_BOUNDS}"
         )
     parts = [f"Converged in {steps} steps: natural residual {residual:.3g}."]
     if residual > tol:

@@ -22,6 +22,7 @@ from jaxgame.solvers import kkt
 from jaxgame.solvers.newton import longest, project_on, proximity, stakes
 from jaxgame.solvers.scale import Scale, measure
 
+REFINEMENTS = 2  # of a point on its faces
 SIGNS = (1.0, -1.0)  # of the lower and the upper side: sign·(M S − limit) ≥ 0
 
 
@@ -81,7 +82,12 @@ class BoundedNewton:
         point, net = problem.on_face(central, face)
         usable = jnp.isfinite(point).all() & jnp.isfinite(net).all()
         profile = jnp.where(usable, project_on(point, face), central.mixture)
-        prices = jnp.where(usable, net, (problem.signs * central.price).sum(0)) * scale.sigma / problem.unit
+        prices = jnp.where(usable, net, (problem.signs * central.price).sum(0))
+        # Where nothing satisfies the bounds prices grow without limit, and rounding with them until any residual counts
+        # as rounding.
+        sober = jnp.abs(prices).max() <= jnp.finfo(prices.dtype).eps ** -0.4
+        profile = jnp.where(sober, profile, state.profile)
+        prices = jnp.where(sober, prices * scale.sigma / problem.unit, state.prices)
         return self._judged(game, scale, central, profile, prices, state.evaluations + 2)
 
     def _judged(
@@ -209,14 +215,22 @@ class _Problem:
         factor = kkt.factorise(self.affine, own, face)
         solve = kkt.bordered(factor, self.exposure, self.reach, rows, jnp.where(binding, small, 1))
         start = jnp.where(binding, net, 0)
-        x, _, prices = solve(
+        found = solve(
             self.affine.linear + own * now.mixture,
             jnp.ones_like(now.mu),
             limit + jnp.where(binding, small * start, 0),
         )
-        left = self.affine.linear - self.affine.apply(x) + self.priced(prices)
-        dx, _, dprices = solve(left, 1 - x.sum(1), limit - rows @ (self.reach @ x))
-        return x + dx, prices + jnp.where(binding, dprices, 0)
+
+        def refined(_: int, found: tuple[Array, Array, Array]) -> tuple[Array, Array, Array]:
+            x, mu, prices = found
+            # Less what the multipliers level, so that all of it is small: its rounding is divided by the proximal term.
+            left = self.affine.linear - self.affine.apply(x) + self.priced(prices) - mu[:, None]
+            dx, dmu, dprices = solve(left, 1 - x.sum(1), limit - rows @ (self.reach @ x))
+            return x + dx, mu + dmu, prices + jnp.where(binding, dprices, 0)
+
+        # A loop, so that every use of a point sees the same rounding of it.
+        x, _, prices = jax.lax.fori_loop(0, REFINEMENTS, refined, found)
+        return x, prices
 
 
 def _moved(point: Central, change: Central, length: Array) -> Central:

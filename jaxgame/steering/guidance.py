@@ -86,7 +86,7 @@ def _moved_targets(plan: Plan) -> list[Lever]:
     """The agents whose targets change: a row on the simplex cannot be changed in one entry."""
     change, old = np.asarray(plan.theta, float), np.asarray(plan.before.game.targets, float)
     noticed = _noticed(old, old + change, plan.theta.dtype).any(1)
-    return [Lever(f"agent {i}", (0, (int(i),)), old[i], old[i] + change[i]) for i in np.flatnonzero(noticed)]
+    return [Lever(f"agent {i}", (0, (i,)), old[i], old[i] + change[i]) for i in np.flatnonzero(noticed).tolist()]
 
 
 def _changed_numbers(plan: Plan, names: Sequence[str]) -> list[Lever]:
@@ -139,7 +139,7 @@ def _said(lever: Lever, names: Sequence[str]) -> str:
     gains = np.where(np.abs(lever.change) > NOTICED * lever.size, lever.change, 0)
 
     def listed(amounts: np.ndarray) -> str:
-        some = np.flatnonzero(amounts > 0)
+        some = np.flatnonzero(amounts > 0).tolist()
         return ", ".join(names[d] + (f" ({amounts[d]:.4g})" if len(some) > 1 else "") for d in some)
 
     return f"{gains[gains > 0].sum():.4g} from {listed(-gains)} to {listed(gains)}"
