@@ -80,16 +80,24 @@ class Bounds:
 
 
 def checked_floor(game: Any, floor: Any) -> Array:
-    """Floors of all groups, (D,) of the game's dtype, from a scalar or (D,). ValueError where they are negative or sum
-    to more than 1.
+    """Floors of all groups, (D,) of the game's dtype, from a scalar or (D,); where they sum to more than 1 by rounding
+    alone, scaled to sum to 1 or a little less. ValueError where they are negative or sum to more.
     """
     dtype, n_groups = dtype_of(game), game.n_groups
     value = _checks.array("floor", floor, dtype, (), (n_groups,))
     _checks.nonnegative("floor", value)
     value = jnp.broadcast_to(value, (n_groups,))
-    if (total := float(np.asarray(value, np.float64).sum())) > 1 + _checks.row_tolerance(dtype):
+    exact = np.asarray(value, np.float64)
+    if (total := float(exact.sum())) > 1 + _checks.row_tolerance(dtype):
         raise ValueError(f"floor sums to {total:.10g}, expected at most 1: representation is shared among the groups")
+    if total > 1:
+        value = jnp.asarray(exact * ((1 - float(jnp.finfo(dtype).eps)) / total), dtype)
     return value
+
+
+def missed_by_rounding(dtype: Any) -> float:
+    """By how much an equilibrium may miss a floor that it is meant to meet."""
+    return float(jnp.finfo(dtype).eps) ** 0.5 / 10
 
 
 def _limit(name: str, value: Any, dtype: Any, rows: Any) -> Array | None:

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import reference as ref
 import zoo
+from scipy.optimize import linprog
 
 import jaxgame as jg
 from jaxgame.games import subsidised
@@ -94,6 +95,7 @@ def test_least_norm_against_a_grid():
     complementary, least = (steer_to_floor(game, 0.1, lever="common", minimise=m) for m in ("complementarity", "norm"))
     assert complementary.success and least.success and least.cost < 0.95 * complementary.cost
     assert (np.diff(least.history["norm"]) <= 0).all() and "least norm" in least.message
+    assert "no other equilibrium" in least.message and "complementary" not in least.message
     radius = np.linspace(0.5, 1.2, 36) * least.cost
     angle = np.linspace(0, 2 * np.pi, 180, endpoint=False)
     ring = np.stack([np.cos(angle), np.sin(angle)], -1) @ ref.tangent_basis(3).T
@@ -117,11 +119,51 @@ def test_games_of_other_kinds():
             assert "not proved" in plan.message
 
 
+def least_by_linear_program(spec, W):
+    """Prices λ ≥ 0 of least sum at which W stays an equilibrium, where the marginals are −F + λ/n (theory §3.2)."""
+    slopes, n, D = -spec.game_map(W), *spec.shape
+    rows, least = [], []
+    for i, d in zip(*np.nonzero(W > 1e-9), strict=True):
+        for e in range(D):
+            rows.append((np.eye(D)[e] - np.eye(D)[d]) / n)
+            least.append(slopes[i, d] - slopes[i, e])
+    return linprog(np.ones(D), A_ub=np.array(rows), b_ub=np.array(least) + 1e-9).x
+
+
+NO_CHOICE = [[1 / 3, 1 / 3, 1 / 3], [0.3, 0.5, 0.2], [0.0, 0.0, 1.0], [0.0, 0.5, 0.5], [1 / 3 + 1e-9] * 3]
+
+
+@pytest.mark.float32
+@pytest.mark.parametrize("floor", NO_CHOICE)
+def test_floors_that_leave_no_choice_cost_the_least(floor, dtype):
+    spec = ref.random_alignment(np.random.default_rng(3), 4, 3, attractiveness=2.5)
+    single = dtype == np.float32
+    plan = steer_to_floor(zoo.to_game(spec, dtype), np.asarray(floor, dtype))
+    assert plan.success and plan.theta.dtype == dtype, plan.message
+    prices = np.asarray(plan.theta, float)
+    assert prices.min() == 0 and not prices[np.asarray(floor) == 0].any()
+    W = ref.solution(spec.replace(appeal=spec.appeal + prices / 4 / 2.5))
+    np.testing.assert_allclose(spec.representation(W), floor, atol=1e-4 if single else 1e-8)
+    if not single:
+        # Where an agent gives up a group just so, its share is 0 only to the precision of the reference.
+        np.testing.assert_allclose(prices, least_by_linear_program(spec, np.where(W < 1e-7, 0, W)), atol=1e-5)
+    assert "One more percentage point for every group held at its floor cannot be had" in plan.guidance()
+
+
 def test_nothing_to_do():
     game = zoo.GAMES["common_weights"]().game()
     plan = steer_to_floor(game, 0.0)
     assert plan.success and plan.cost == 0 and not np.asarray(plan.theta).any()
-    assert "Nothing has to change." in plan.guidance()
+    text = plan.guidance()
+    assert "Nothing has to change." in text and "no change is needed" in text
+    assert "by a price" not in text and "percentage point" not in text
+
+
+def test_only_outside_of_transformations():
+    game = zoo.GAMES["boundary_pairwise"]().game()
+    for transformed in (jax.jit, jax.vmap):
+        with pytest.raises(ValueError, match="steer_to_floor works outside jit"):
+            transformed(lambda floor: steer_to_floor(game, floor).theta)(jnp.full(3, 0.1))
 
 
 def test_guidance_says_what_to_do(spec, plans):

@@ -223,6 +223,18 @@ def test_agents_are_divided_among_groups():
     checked(spec, plan, "targets", np.full(D, 0.4 / D))
 
 
+@pytest.mark.float32
+def test_floors_that_leave_no_choice(dtype):
+    """Also where they sum to 1 only up to rounding."""
+    spec = ref.random_alignment(np.random.default_rng(3), 4, 3, attractiveness=2.5)
+    for excess in (0.0, 1e-9):
+        plan = floor_by_agent(zoo.to_game(spec, dtype), np.full(3, 1 / 3 + excess, dtype), lever="appeal")
+        assert plan.success, plan.message
+        W = ref.solution(spec.replace(appeal=spec.appeal + np.asarray(plan.theta, float)))
+        np.testing.assert_allclose(spec.representation(W), 1 / 3, atol=1e-4 if dtype == np.float32 else 1e-8)
+        assert "confirms. A complete search of the supports proves it the cheapest." in plan.message
+
+
 def test_no_change_where_none_is_needed():
     spec, game = two_groups(np.dtype(float), appeal=(0.1, -0.1))
     plan = floor_by_agent(game, 0.2, lever="targets")

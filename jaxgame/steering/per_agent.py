@@ -16,7 +16,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array
 
-from jaxgame.bounds import checked_floor
+from jaxgame.bounds import checked_floor, missed_by_rounding
 from jaxgame.certificate.certify import certify
 from jaxgame.equilibrium import Equilibrium
 from jaxgame.games import dtype_of, is_quadratic
@@ -59,7 +59,7 @@ def floor_by_agent(game: Any, floor: Any, *, lever: str, weights: Any = None, co
         )
     floors = checked_floor(game, floor)
     plan = _Plan(game, lever, AgentLever.of(game, lever, weights), floors, solve(game))
-    if bool(plan.before.converged) and bool((plan.before.representation >= floors).all()):
+    if bool(plan.before.converged) and not plan.misses(plan.before):
         return plan.without_change()
     return plan.concluded(plan.found(complete))
 
@@ -99,7 +99,8 @@ class _Plan:
             return _Found(point, True, proved, upper, search.tried, costs)
         nearest = Search(program, program.least_shortfall())
         point, _ = nearest.best([*starts, support(self.before)], complete)
-        return _Found(point, False, proved, upper, search.tried + nearest.tried, [])
+        reaches = point is not None and float((program.floor - program.reach @ point.profile).max()) <= self.rounding
+        return _Found(point, reaches, proved and not reaches, upper, search.tried + nearest.tried, [])
 
     def _starts(self, sigma: float) -> Iterator[np.ndarray]:
         """Supports that may be near the optimum's: everything; what is represented, with what is to be; and that of an
@@ -121,11 +122,11 @@ class _Plan:
             after = solve(changed(self.game, self.lever, self.described.common(pull, sigma)))
             shortfall = self._shortfall(after)
             found.append((float(shortfall.sum()), support(after)))
-            if not (bool(after.converged) and (shortfall > 0).any()):
+            if not (bool(after.converged) and self.misses(after)):
                 break
-            pull = np.where(shortfall > 0, np.maximum(LONGER * pull, FIRST_PULL), pull)
+            pull = np.where(shortfall > self.rounding, np.maximum(LONGER * pull, FIRST_PULL), pull)
         missing, best = min(found, key=lambda pair: pair[0])
-        return missing == 0, best
+        return missing <= self.rounding, best
 
     def _divided(self) -> np.ndarray:
         """The support of the equilibrium once agents, those nearest to it first, have the group that misses its floor
@@ -137,7 +138,7 @@ class _Plan:
             after = solve(changed(self.game, self.lever, change))
             shortfall = self._shortfall(after)
             found.append((float(shortfall.sum()), support(after)))
-            if not (bool(after.converged) and (shortfall > 0).any() and free.any()):
+            if not (bool(after.converged) and self.misses(after) and free.any()):
                 return min(found, key=lambda pair: pair[0])[1]
             group = int(shortfall.argmax())
             near = np.where(free, np.asarray(after.signed)[:, group], -np.inf)
@@ -157,8 +158,7 @@ class _Plan:
         change = np.zeros(self.before.profile.shape) if point is None else point.change
         theta = jnp.asarray(change, dtype_of(self.game))
         after = solve(changed(self.game, self.lever, theta))
-        missing = float(self._shortfall(after).max())
-        held = bool(after.converged) and missing <= float(jnp.finfo(theta.dtype).eps) ** 0.5 / 10
+        held = bool(after.converged) and not self.misses(after)
         known = dict(
             upper_bound=found.upper,
             supports_tried=found.tried,
@@ -184,6 +184,14 @@ class _Plan:
             details=known | dict(floor=np.asarray(self.floors), shortfall=self._shortfall(after)),
         )
 
+    @property
+    def rounding(self) -> float:
+        return missed_by_rounding(self.floors.dtype)
+
+    def misses(self, after: Equilibrium) -> bool:
+        """Whether a group is below its floor by more than rounding."""
+        return bool((self._shortfall(after) > self.rounding).any())
+
     def _shortfall(self, after: Equilibrium) -> np.ndarray:
         shown = np.asarray(after.representation, np.float64)
         return np.maximum(np.asarray(self.floors, np.float64) - shown, 0)
@@ -194,16 +202,19 @@ class _Plan:
         shortfall = self._shortfall(after)
         shown = ", ".join(f"{share:.4g}" for share in np.asarray(after.representation))
         if not found.reaches:
-            none = "no change of" if found.proved else "no change was found of"
+            none = (
+                f"no change of the agents' {self.lever} reaches the floors (proved by a complete search)"
+                if found.proved
+                else f"no change of the agents' {self.lever} was found that reaches the floors"
+            )
             return (
-                f"No plan: {none} the agents' {self.lever} reaches the floors"
-                f"{' (proved by a complete search)' if found.proved else ''}. The nearest that was found shows the "
+                f"No plan: {none}. The nearest that was found shows the "
                 f"groups as {shown}; in total {shortfall.sum():.4g} is missing."
             )
         if not bool(after.converged):
             return f"No plan: the changed game could not be solved. {after.message}"
         if not held:
-            groups = np.flatnonzero(shortfall > 0).tolist()
+            groups = np.flatnonzero(shortfall > self.rounding).tolist()
             return (
                 f"No plan: an ordinary solve of the changed game leaves groups {groups} below their floor, by up to "
                 f"{shortfall.max():.3g}. The planned profile is an equilibrium, but not the one that was found: the "
@@ -212,11 +223,11 @@ class _Plan:
         size = np.abs(found.point.change).max(1)
         moved = int((size > NOTICED * size.max()).sum())
         kind = (
-            "a complete search of the supports proves it the cheapest"
+            "A complete search of the supports proves it the cheapest"
             if found.proved
-            else ("a stationary point; cheaper changes with another support are not excluded")
+            else "It is a stationary point; cheaper changes with another support are not excluded"
         )
         return (
             f"Every group is at its floor or above after a change of the {self.lever} of {moved} of "
-            f"{self.game.n_agents} agents, as an ordinary solve of the changed game confirms. It is {kind}."
+            f"{self.game.n_agents} agents, as an ordinary solve of the changed game confirms. {kind}."
         )
