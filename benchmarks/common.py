@@ -20,7 +20,7 @@ def environment(*packages: str) -> dict[str, Any]:
     return {
         "device": jax.devices()[0].device_kind,
         "machine": platform.machine(),
-        "cores": os.cpu_count(),
+        "cores": len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count(),
         "load": round(os.getloadavg()[0], 1),
         "python": platform.python_version(),
         **{package: metadata.version(package) for package in ("jax", *packages)},

@@ -8,7 +8,7 @@ the weights of the equilibrium are zero. All start at the uniform profile, in fl
 residual (unit step, largest entry), computed by numpy outside the timing, is at most 1e-8. Peers get the loosest of a
 few tolerances with which they succeed, and constants such as the Lipschitz constant for nothing; the matrices of OSQP
 and Clarabel are built outside the timing. A peer that fails or runs out of time is not tried on larger games;
-failures are listed beside the times. Writes peers.json and peers.md.
+failures are listed beside the times. Writes peers.json and peers.md, after every game.
 
 Needs the extra `bench`: pip install -e .[bench]
 """
@@ -478,6 +478,12 @@ def main() -> None:
     jax.config.update("jax_enable_compilation_cache", False)  # first calls compile
     games = SMALL + ([] if arguments.quick else MEDIUM) + (LARGE if arguments.large else [])
     cases: list[dict[str, Any]] = []
+    report = {
+        "environment": common.environment("jaxopt", "optimistix", "lineax", "osqp", "clarabel", "numpy", "scipy"),
+        "target": TARGET,
+        "timeout": arguments.timeout,
+        "cases": cases,
+    }
     for kind in ("sym", "nonsym"):
         known: dict[float, dict[str, dict[str, Any]]] = {}
         for n, size, kappa in games:
@@ -485,14 +491,9 @@ def main() -> None:
             print(f"{kind}, ({n}, {size}), κ = {kappa}", flush=True)
             case = Case(kind, n, size, kappa)
             cases.append(measure(case, known.setdefault(kappa, {}), arguments.timeout, arguments.budget, cold))
-    report = {
-        "environment": common.environment("jaxopt", "optimistix", "lineax", "osqp", "clarabel", "numpy", "scipy"),
-        "target": TARGET,
-        "timeout": arguments.timeout,
-        "cases": cases,
-    }
-    common.write_json(arguments.output / "peers.json", report)
-    common.write(arguments.output / "peers.md", text(report))
+            # After every game: nothing is lost when a long run is stopped.
+            common.write_json(arguments.output / "peers.json", report)
+            common.write(arguments.output / "peers.md", text(report))
     print(text(report))
 
 

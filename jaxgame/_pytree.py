@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 import inspect
+import operator
 from typing import Any, TypeVar, dataclass_transform
 
 import jax
@@ -30,20 +31,21 @@ def pytree(*, static: tuple[str, ...] = ()):
         children = [name for name in names if name not in static]
         arguments = list(inspect.signature(cls).parameters)
 
+        # Flattening happens at every call of a jitted function: a lookup in C, not a loop.
+        kept = *static, "_defaulted"
+        values_of, fixed_of = operator.attrgetter(*children, "_defaulted"), operator.attrgetter(*kept)
+        cls._defaulted = ()  # pyright: ignore[reportAttributeAccessIssue]
+
         def flatten_with_keys(obj):
-            keyed = [(jax.tree_util.GetAttrKey(name), getattr(obj, name)) for name in children]
-            return keyed, aux(obj)
+            values, data = flatten(obj)
+            return list(zip(map(jax.tree_util.GetAttrKey, children), values, strict=True)), data
 
         def flatten(obj):
-            return [getattr(obj, name) for name in children], aux(obj)
-
-        def aux(obj):
-            return tuple(getattr(obj, name) for name in static), getattr(obj, "_defaulted", ())
+            return values_of(obj)[:-1] if children else (), fixed_of(obj)
 
         def unflatten(data, values):
             obj = object.__new__(cls)
-            fixed, defaulted = data
-            assign(obj, _defaulted=defaulted, **dict(zip(static, fixed, strict=True)))
+            assign(obj, **dict(zip(kept, data if static else (data,), strict=True)))
             assign(obj, **dict(zip(children, values, strict=True)))
             return obj
 
@@ -51,11 +53,9 @@ def pytree(*, static: tuple[str, ...] = ()):
             """A copy with the named constructor arguments changed, validated anew."""
             if unknown := set(changes) - set(arguments):
                 raise ValueError(f"{cls.__name__}.replace: unknown argument {sorted(unknown)}; choose from {arguments}")
-            defaulted = getattr(self, "_defaulted", ())
-            kept = {
-                name: None if name in defaulted else getattr(self, name) for name in arguments if name not in changes
-            }
-            return type(self)(**kept, **changes)
+            others = [name for name in arguments if name not in changes]
+            same = {name: None if name in self._defaulted else getattr(self, name) for name in others}
+            return type(self)(**same, **changes)
 
         setattr(cls, "replace", replace)  # noqa: B010  (a plain assignment is an unknown attribute to the type checker)
         jax.tree_util.register_pytree_with_keys(cls, flatten_with_keys, unflatten, flatten)

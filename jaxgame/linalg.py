@@ -17,34 +17,36 @@ from jax import Array, lax
 def inverse_positive(matrices: Array) -> Array:
     """Inverses of (…, D, D) matrices with a positive definite symmetric part: Gauss–Jordan sweeps without pivoting."""
     n_groups = matrices.shape[-1]
+    groups = jnp.arange(n_groups).reshape(-1, *(1,) * (matrices.ndim - 2))
 
     def sweep(k: Array, a: Array) -> Array:
-        here = jnp.arange(n_groups) == k
-        row = lax.dynamic_index_in_dim(a, k, -2)
-        pivot = 1 / lax.dynamic_index_in_dim(row, k, -1)
-        row = jnp.where(_across(here, a), 1, row) * pivot
-        rest = jnp.where(_down(here, a), 0, lax.dynamic_index_in_dim(a, k, -1))
-        kept = jnp.where(_across(here, a), 0, a)
-        return jnp.where(_down(here, a), row, kept - rest * row)
+        here = groups == k
+        row, column = (lax.dynamic_index_in_dim(a, k, axis, keepdims=False) for axis in (0, 1))
+        row = (jnp.where(here, 1, row) / lax.dynamic_index_in_dim(row, k, 0))[None]
+        column = jnp.where(here, 0, column)[:, None]
+        return jnp.where(here[:, None], row, jnp.where(here[None], 0, a) - column * row)
 
-    return lax.fori_loop(0, n_groups, sweep, matrices)
+    # The batch comes last in memory, where it vectorises whatever D is.
+    return jnp.moveaxis(lax.fori_loop(0, n_groups, sweep, jnp.moveaxis(matrices, (-2, -1), (0, 1))), (0, 1), (-2, -1))
 
 
 def inverse(matrix: Array) -> Array:
-    """Inverse of any nonsingular (D, D) matrix: Gauss–Jordan with row pivoting; not finite where singular."""
+    """Inverse of any nonsingular (D, D) matrix: Gauss–Jordan, each row once the pivot; not finite where singular."""
     size = matrix.shape[0]
+    rows = jnp.arange(size)
 
-    def sweep(k: Array, carry: tuple[Array, Array]) -> tuple[Array, Array]:
-        a, out = carry
+    def sweep(k: Array, carry: tuple[Array, Array, Array]) -> tuple[Array, Array, Array]:
+        a, unused, order = carry
         column = lax.dynamic_index_in_dim(a, k, 1, keepdims=False)
-        pivot = jnp.argmax(jnp.where(jnp.arange(size) >= k, jnp.abs(column), -1))
-        a, out = _swapped(a, k, pivot), _swapped(out, k, pivot)
-        row, right = a[k] / a[k, k], out[k] / a[k, k]
-        here = (jnp.arange(size) == k)[:, None]
-        rest = jnp.where(here, 0, lax.dynamic_index_in_dim(a, k, 1))
-        return jnp.where(here, row[None], a - rest * row[None]), jnp.where(here, right[None], out - rest * right[None])
+        pivot = jnp.argmax(jnp.where(unused, jnp.abs(column), -1))
+        here = rows == pivot
+        row = (a[pivot] / column[pivot])[None]
+        a = jnp.where(here[:, None], row, a - column[:, None] * row)
+        return a, unused & ~here, jnp.where(rows == k, pivot, order)
 
-    return lax.fori_loop(0, size, sweep, (matrix, jnp.eye(size, dtype=matrix.dtype)))[1]
+    start = jnp.concatenate([matrix, jnp.eye(size, dtype=matrix.dtype)], 1), jnp.ones(size, bool), rows
+    a, _, order = lax.fori_loop(0, size, sweep, start)
+    return a[order, size:]
 
 
 def is_positive_semidefinite(matrices: Array, tolerance: Array) -> Array:
@@ -105,16 +107,3 @@ def _frobenius(matrices: Array) -> Array:
     """Of (…, D, D); 1 for a zero matrix."""
     size = jnp.sqrt((matrices**2).sum((-1, -2)))
     return jnp.where(size > 0, size, 1)
-
-
-def _across(here: Array, a: Array) -> Array:
-    return here.reshape((1,) * (a.ndim - 1) + here.shape)
-
-
-def _down(here: Array, a: Array) -> Array:
-    return here.reshape((1,) * (a.ndim - 2) + here.shape + (1,))
-
-
-def _swapped(a: Array, k: Array, j: Array) -> Array:
-    row, other = a[k], a[j]
-    return a.at[k].set(other).at[j].set(row)

@@ -101,7 +101,8 @@ class Aggregate:
         """What each agent meets at the aggregate S (D,): (n, D)."""
         if self.B is None:
             return jnp.einsum("ide,e->id", self.left, aggregate)
-        return self.sensitivity[:, None] * (self.B @ aggregate)[None]
+        # Not `@`: a sum is one kernel with what uses it.
+        return self.sensitivity[:, None] * (self.B * aggregate[None]).sum(1)[None]
 
     def columns(self) -> Array:
         """L_i, (n, D, D)."""

@@ -68,7 +68,7 @@ class MeanField:
 
     def meets(self, profile: Array) -> Array:
         weight = column(self.sensitivity)
-        met = weight * jnp.broadcast_to(self.B @ (self.reach @ profile), profile.shape)
+        met = weight * jnp.broadcast_to((self.B * (self.reach @ profile)[None]).sum(1), profile.shape)
         return met if self.include_self else met - weight * self.reach[:, None] * (profile @ self.B.T)
 
     def slope(self, profile: Array) -> Array:

@@ -7,14 +7,14 @@ from typing import Any
 import jax.numpy as jnp
 from jax import Array, lax
 
-from jaxgame import simplex
+from jaxgame import linalg, simplex
 from jaxgame._pytree import pytree
 from jaxgame.games import is_aggregative
 from jaxgame.games.affine import AffineMap
 from jaxgame.solvers.newton import Newton
 
 RESPONSE_STEPS = 100
-RESPONSE_TOL = 1e-4  # of a mixture; the Newton step corrects what is left
+RESPONSE_TOL = 1e-3  # of a mixture; the Newton step corrects what is left
 
 
 @pytree()
@@ -68,7 +68,7 @@ def best_response(affine: AffineMap, linear: Array, start: Array) -> Array:
 
 
 def _majoriser(affine: AffineMap) -> Array:
-    """A positive diagonal (n, D) that dominates every own block, from norms that need no factorisation."""
+    """A positive diagonal (n, D) that dominates every own block between mixtures, whose differences are tangent."""
     size = jnp.abs(affine.own.diagonal)
     for coefficient, matrix in affine.own.terms:
         size = size + (jnp.abs(coefficient) * _norm_bound(matrix))[:, None]
@@ -79,6 +79,6 @@ def _majoriser(affine: AffineMap) -> Array:
 
 
 def _norm_bound(matrix: Array) -> Array:
-    """An upper bound on the spectral norm of (…, D, D)."""
-    size = jnp.abs(matrix)
-    return jnp.minimum(jnp.sqrt((matrix**2).sum((-1, -2))), jnp.sqrt(size.sum(-1).max(-1) * size.sum(-2).max(-1)))
+    """An upper bound on the spectral norm of (…, D, D) between tangent vectors: ‖AᵀA‖_F^½, within D^¼ of it."""
+    matrix = linalg.tangent(matrix)
+    return ((jnp.swapaxes(matrix, -1, -2) @ matrix) ** 2).sum((-1, -2)) ** 0.25

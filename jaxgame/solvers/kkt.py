@@ -82,7 +82,7 @@ def _aggregative(affine: AffineMap, others: Aggregate, theta: Array, face: Array
 
     def solve(rhs: Array, total: Array) -> tuple[Array, Array]:
         alone, _ = own.solve(rhs, total)
-        aggregate = inverse @ (others.reach @ alone)
+        aggregate = (inverse * (others.reach @ alone)[None]).sum(1)
         return own.solve(rhs - others.spread(aggregate), total)
 
     return solve

@@ -26,22 +26,22 @@ BLOCK = 128  # agents, else
 
 
 @pytree()
-class Response:
-    """Of one agent: x = inverse·rhs − μ·right, μ = (left·rhs − total) / mass, less lift·total."""
+class Responses:
+    """Of agents: x = inverse·rhs − μ·right, μ = (left·rhs − total) / mass, less lift·total."""
 
-    inverse: Array  # (D, D), zero off the face
-    right: Array
+    inverse: Array  # (n, D, D), zero off the faces
+    right: Array  # (n, D)
     left: Array
-    mass: Array
+    mass: Array  # (n,)
     lift: Array
 
     def solve(self, rhs: Array, total: Array) -> tuple[Array, Array]:
-        mu = (self.left @ rhs - total) / self.mass
-        return self.inverse @ rhs - mu * self.right, mu - self.lift * total
+        mu = ((self.left * rhs).sum(1) - total) / self.mass
+        return jnp.einsum("ide,ie->id", self.inverse, rhs) - mu[:, None] * self.right, mu - self.lift * total
 
-    def tangent(self) -> Array:
-        """G, (D, D)."""
-        return self.inverse - jnp.outer(self.right, self.left) / self.mass
+    def tangents(self) -> Array:
+        """G_i, (n, D, D)."""
+        return self.inverse - self.right[:, :, None] * (self.left / self.mass[:, None])[:, None, :]
 
 
 class OwnBlocks:
@@ -51,41 +51,41 @@ class OwnBlocks:
         n, n_groups = theta.shape
         self.own = affine.own
         self.agents = self.own.agents(n, n_groups), theta, face
-        self.kept = jax.vmap(self._response)(self.agents) if n * n_groups**2 <= KEPT else None
+        self.kept = self._responses(self.agents) if n * n_groups**2 <= KEPT else None
 
     def solve(self, rhs: Array, total: Array) -> tuple[Array, Array]:
         """(rhs (n, D), total (n,)) -> (x, μ)."""
         if self.kept is not None:
-            return jax.vmap(Response.solve)(self.kept, rhs, total)
-        parts = rhs, total, self.agents
-        return lax.map(lambda x: self._response(x[2]).solve(x[0], x[1]), parts, batch_size=BLOCK)
+            return self.kept.solve(rhs, total)
+        return _mapped(lambda part: self._responses(part[2]).solve(part[0], part[1]), (rhs, total, self.agents))
 
     def to_aggregate(self, others: Aggregate) -> Array:
         """Σ_i reach_i G_i L_i, (D, D): how the aggregate answers to itself."""
 
-        def one(agent: tuple) -> Array:
-            response, weight, left = agent
-            response = response if self.kept is not None else self._response(response)
-            return weight * (response.tangent() if left is None else response.tangent() @ left)
+        def tangents(agents: Any) -> Array:
+            return (agents if self.kept is not None else self._responses(agents)).tangents()
 
         responses = self.agents if self.kept is None else self.kept
         if others.B is not None:
-            return _summed(one, (responses, others.reach * others.sensitivity, None)) @ others.B
-        return _summed(one, (responses, others.reach, others.left))
+            weight = others.reach * others.sensitivity
+            return _summed(lambda x: jnp.einsum("i,ide->de", x[1], tangents(x[0])), (responses, weight)) @ others.B
+        parts = responses, others.reach, others.left
+        return _summed(lambda x: jnp.einsum("i,ide,ief->df", x[1], tangents(x[0]), x[2]), parts)
 
-    def _response(self, agent: tuple) -> Response:
+    def _responses(self, agents: tuple) -> Responses:
         """By a bordered inverse. A multiple of 11ᵀ on the face moves only μ, and makes a block invertible that is so on
         the tangent space alone.
         """
-        block, theta, face = agent
-        matrix = self.own.block(block)
-        lift = jnp.abs(jnp.diagonal(matrix)).mean()
+        blocks, theta, face = agents
+        matrices = jax.vmap(self.own.block)(blocks)
+        lift = jnp.abs(jnp.diagonal(matrices, axis1=1, axis2=2)).mean(1)
         lift = jnp.where(lift > 0, lift, 1)
-        both = face[:, None] & face[None, :]
-        block = jnp.where(both, matrix + lift, 0) + jnp.diag(jnp.where(face, theta, 1))
-        inverse = jnp.where(both, linalg.inverse_positive(block), 0)
-        right, left = inverse.sum(1), inverse.sum(0)
-        return Response(inverse, right, left, right.sum(), lift)
+        both = face[:, :, None] & face[:, None, :]
+        alone = jax.vmap(jnp.diag)(jnp.where(face, theta, 1))
+        matrices = jnp.where(both, matrices + lift[:, None, None], 0) + alone
+        inverse = jnp.where(both, linalg.inverse_positive(matrices), 0)
+        right, left = inverse.sum(2), inverse.sum(1)
+        return Responses(inverse, right, left, right.sum(1), lift)
 
 
 class OwnDiagonals:
@@ -102,11 +102,12 @@ class OwnDiagonals:
     def to_aggregate(self, others: Aggregate) -> Array:
         if others.B is None:
 
-            def one(agent: tuple) -> Array:
-                slopes, weight, left = agent
-                return weight * (slopes[:, None] * left - jnp.outer(slopes, slopes @ left) / slopes.sum())
+            def total(agents: tuple) -> Array:
+                slopes, weight, left = agents
+                mean = jnp.einsum("id,ide->ie", slopes, left) / slopes.sum(1, keepdims=True)
+                return jnp.einsum("i,id,ide->de", weight, slopes, left - mean[:, None, :])
 
-            return _summed(one, (self.slopes, others.reach, others.left))
+            return _summed(total, (self.slopes, others.reach, others.left))
         weight = (others.reach * others.sensitivity)[:, None] * self.slopes
         return (jnp.diag(weight.sum(0)) - (weight / self.mass[:, None]).T @ self.slopes) @ others.B
 
@@ -117,12 +118,29 @@ def own_blocks(affine: AffineMap, theta: Array, face: Array) -> OwnBlocks | OwnD
 
 
 def _summed(function: Callable[[Any], Array], agents: Any) -> Array:
-    """Σ_i function(agent i), a block of agents at a time."""
+    """The sum of `function` over blocks of agents, of which it returns the sum itself."""
+    blocks, rest = _split(agents)
+    total = function(rest)
+    if blocks is None:
+        return total
+    return lax.scan(lambda total, block: (total + function(block), None), total, blocks)[0]
+
+
+def _mapped(function: Callable[[Any], Any], agents: Any) -> Any:
+    """`function` of agents, a block at a time."""
+    blocks, rest = _split(agents)
+    last = function(rest)
+    if blocks is None:
+        return last
+    first = jax.tree.map(lambda x: x.reshape(-1, *x.shape[2:]), lax.map(function, blocks))
+    return jax.tree.map(lambda a, b: jnp.concatenate([a, b]), first, last)
+
+
+def _split(agents: Any) -> tuple[Any, Any]:
+    """Whole blocks of agents (None where there is none), and the rest."""
     n = jax.tree.leaves(agents)[0].shape[0]
     whole = n - n % BLOCK
-    blocks = jax.tree.map(lambda x: x[:whole].reshape(-1, BLOCK, *x.shape[1:]), agents)
-    rest = jax.vmap(function)(jax.tree.map(lambda x: x[whole:], agents)).sum(0)
+    rest = jax.tree.map(lambda x: x[whole:], agents)
     if not whole:
-        return rest
-    total, _ = lax.scan(lambda total, block: (total + jax.vmap(function)(block).sum(0), None), rest, blocks)
-    return total
+        return None, rest
+    return jax.tree.map(lambda x: x[:whole].reshape(-1, BLOCK, *x.shape[1:]), agents), rest

@@ -53,8 +53,8 @@ def norms(affine: AffineMap) -> tuple[Array, Array]:
     meet through one matrix by the power method, from below.
     """
     own, others = affine.own, affine.others
-    shared = isinstance(others, Aggregate) and others.B is not None
-    matrices = [matrix for _, matrix in own.terms] + ([others.B] if shared else [])
+    met = [others.B] if isinstance(others, Aggregate) and others.B is not None else []
+    matrices = [matrix for _, matrix in own.terms] + met
     sizes = linalg.norm_bound(linalg.tangent(jnp.stack(matrices))) if matrices else []
     norm = jnp.abs(own.diagonal).max(1)
     for (coefficient, _), size in zip(own.terms, sizes, strict=False):
@@ -62,7 +62,7 @@ def norms(affine: AffineMap) -> tuple[Array, Array]:
     if own.dense is not None:
         norm = norm + jnp.sqrt((own.dense**2).sum((1, 2)))
     norm = norm.max()
-    if not shared:
+    if not (isinstance(others, Aggregate) and met):
         return lipschitz(affine), norm
     return norm + jnp.linalg.norm(others.sensitivity) * jnp.linalg.norm(others.reach) * sizes[-1], norm
 
