@@ -387,6 +387,37 @@ def test_goals(plan):
     assert far.history["total"].min() <= plan.history["total"].min() + 1e-9
 
 
+def test_starts_from_which_there_is_no_way():
+    """A cost without a derivative at its start; a game without an equilibrium there: each said as it is."""
+    plan = steer(**setting() | dict(cost=lambda change: 1e-3 * jnp.linalg.norm(change["common"])))
+    assert not plan.success and "derivative of objective + cost is not finite" in plan.message
+    assert "descent" not in plan.message and not np.asarray(plan.theta["common"]).any()
+    assert "The levers are as they were." in plan.guidance() and "Nothing has to" not in plan.guidance()
+
+    def overflowing(change):
+        game = the_game()
+        return game.replace(appeal=1e300 * (game.appeal + change["common"][None]), attractiveness=1e300)
+
+    lost = steer(**setting() | dict(build=overflowing))
+    assert not lost.success and "no equilibrium that was found at the levers" in lost.message
+
+
+def test_words_at_the_end():
+    """What is stationary under a constraint need not have a gradient of 0; a goal may be met before that is proved."""
+    held = steer(**setting(price=0.0), constraint=lambda t: jax.tree.map(lambda x: jnp.clip(x, -1e-3, 1e-3), t))
+    assert held.success and "gradient vanishes" not in held.message and "Stationary" in held.message
+    met = steer(**setting(), goal=lambda e: True, max_steps=1)
+    assert not met.success and met.details["goal_met"] and "Out of steps" in met.message
+    assert met.guidance().startswith("This plan meets the goal; that no small change of it is better is not proved.")
+
+
+def test_the_evaluation_budget_is_named(monkeypatch):
+    monkeypatch.setattr("jaxgame.steering.search.START_EVALUATIONS", 3)
+    monkeypatch.setattr("jaxgame.steering.search.EVALUATIONS_PER_STEP", 0)
+    plan = steer(**setting(), max_steps=50)
+    assert not plan.success and "The evaluation budget ran out: max_steps 50 allows 3 solves" in plan.message
+
+
 def test_two_groups_in_closed_form():
     """Theory §3.3: w₁ = clip(½ + (γ(t₁ − t₂) + α(a₁ − a₂)) / (2(γ + δ(1 − ρ))), 0, 1), with a price on a₁ − a₂."""
     alpha, gamma, delta, rho, target, price = 0.7, 1.2, 0.4, 0.3, 0.4, 0.05
@@ -453,6 +484,11 @@ BAD_INPUT = [
     (dict(risk="median"), "risk"),
     (dict(scenarios=jnp.zeros(())), "scenarios"),
     (dict(fresh=jnp.zeros((2, D))), "fresh"),
+    (dict(objective=None), "objective is None, expected a function"),
+    (dict(cost=3.0), "cost is 3.0, expected a function or None"),
+    (dict(optimizer="adam"), "optimizer is 'adam', expected an optax.GradientTransformation"),
+    (dict(resume=3), "resume is 3, expected the plan"),
+    (dict(build=lambda change: change), "build returns dict, expected a game"),
 ]
 
 

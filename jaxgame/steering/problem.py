@@ -179,6 +179,8 @@ class Problem:
         carried = Carried.wrap(free if cost is None else cost)
         self.aims = Aims(Carried.wrap(build), Carried.wrap(objective), carried, self.scenarios, weights)
         first = self.game(theta)
+        if not all(hasattr(first, name) for name in ("n_agents", "n_groups", "marginals")):
+            raise ValueError(f"build returns {type(first).__name__}, expected a game, as AlignmentGame(…)")
         self.start = uniform(first, dtype_of(first))
         if count is not None:
             self.start = jnp.broadcast_to(self.start, (count, *self.start.shape))

@@ -59,17 +59,19 @@ def steer(
     started from. Ctrl-C ends the search with the best plan so far.
 
     The plan's success: the levers are stationary, a fresh solve by another solver finds the same equilibrium, and the
-    goal is met. Otherwise the message says what is missing. details: "stationarity" (a `Proof`, or None),
-    "verification", "phases" (steps of each), "evaluations", "failures", "optimizer_state"; with scenarios "scenario"
-    (the one that is certified), with fresh ones "robustness".
+    goal is met. Otherwise the message says what is missing. details: "goal_met" (None without a goal), "stationarity"
+    (a `Proof`, or None), "verification", "phases" (steps of each), "evaluations", "failures", "optimizer_state"; with
+    scenarios "scenario" (the one that is certified), with fresh ones "robustness".
 
     Solving inexactly along the way would not pay: with 100 agents and 7 groups, started from the equilibrium of the
     last step, the default solver takes the same two Newton steps to a residual of 1e-3 as to 1e-15, and value and
     gradient the same 2.4 ms.
 
-    Raises ValueError for a theta that is no pytree of floats, functions that return no floating scalar (or no levers),
-    an objective that is not finite to begin with, a constraint that returns NaN, scenarios that do not fit.
+    Raises ValueError for a theta that is no pytree of floats, a build that returns no game, functions that return no
+    floating scalar (or no levers), an objective that is not finite to begin with, a constraint that returns NaN, an
+    optimizer that is none of optax, scenarios that do not fit.
     """
+    _check_kinds(build, objective, cost, constraint, goal, optimizer, resume)
     if isinstance(max_steps, bool) or not isinstance(max_steps, (int, np.integer)) or max_steps < 0:
         raise ValueError(f"max_steps is {max_steps!r}, expected an integer ≥ 0")
     if not 0 < confidence <= 1:
@@ -103,6 +105,7 @@ def steer(
         reached = goal is not None and _reached(problem, goal, verification.equilibrium, confidence)
     stationary = proof is not None and proof.stationary and ended != "interrupted"
     details = {
+        "goal_met": None if goal is None else reached,
         "stationarity": proof,
         "verification": verification,
         "phases": {phase: [row[5] for row in search.rows].count(phase) for phase in ("gradient", "signed", "barrier")},
@@ -137,21 +140,36 @@ def steer(
     )
 
 
+def _check_kinds(build, objective, cost, constraint, goal, optimizer, resume) -> None:
+    """ValueError for arguments of the wrong kind."""
+    functions = {"build": build, "objective": objective, "cost": cost, "constraint": constraint, "goal": goal}
+    for name, value in functions.items():
+        needed = name in ("build", "objective")
+        if not callable(value) and (needed or value is not None):
+            raise ValueError(f"{name} is {value!r}, expected a function{'' if needed else ' or None'}")
+    if optimizer is not None and not (hasattr(optimizer, "init") and hasattr(optimizer, "update")):
+        raise ValueError(f"optimizer is {optimizer!r}, expected an optax.GradientTransformation, as optax.adam(0.1)")
+    if resume is not None and not isinstance(resume, Plan):
+        raise ValueError(f"resume is {resume!r}, expected the plan that an earlier steer returned")
+
+
 def _searched(
     search: Search, point: Point, optimizer: optax.GradientTransformation | None, resume: Plan | None
 ) -> tuple[Point, Proof | None, str, Any]:
     """The best point, its proof if it has one, how the search ended, and the optimiser's state."""
     state = None if resume is None else resume.details.get("optimizer_state")
-    proof, ended = None, "no equilibrium"
+    proof = None
     if not point.usable:
-        return point, None, ended, state
+        # The value is finite where the equilibrium is (`steer` has checked), so it is its derivative that is not.
+        solved = bool(np.all(point.equilibrium.converged))
+        return point, None, "no derivative" if solved else "no equilibrium", state
     try:
         if optimizer is not None:
             point, state = optimise(search, point, optimizer, state)
         point, proof = cross(search, *minimise(search, point))
         ended = "done"
     except OutOfSteps:
-        ended = "steps"
+        ended = "steps" if len(search.rows) >= search.max_steps else "evaluations"
     except KeyboardInterrupt:
         ended = "interrupted"
     if search.proven is not None and not search.better(search.best, search.proven[0]):

@@ -100,7 +100,7 @@ def explain(
     reached: bool,
 ) -> str:
     """The plan's message."""
-    parts = [_end(search, proof, ended), *_road(search)]
+    parts = [_end(search, point, proof, ended), *_road(search)]
     if search.goal is not None:
         parts.append("The goal is met." if reached else _missed(search, point))
     if verification.agrees:
@@ -111,16 +111,28 @@ def explain(
     return " ".join([*parts, certificate.message])
 
 
-def _end(search: Search, proof: Proof | None, ended: str) -> str:
+def _end(search: Search, point: Point, proof: Proof | None, ended: str) -> str:
     steps = f"{len(search.rows)} steps, {search.evaluations} solves with their derivatives"
     if ended == "interrupted":
         return f"Interrupted after {steps}: this is the best so far; steer(…, resume=plan) goes on."
-    if proof is None and ended == "steps":
-        return f"Out of steps ({steps}) before the levers were stationary: raise max_steps, or steer(…, resume=plan)."
+    if ended == "no equilibrium":
+        return "No search: the game has no equilibrium that was found at the levers that steering starts from."
+    if ended == "no derivative":
+        return (
+            "No search: the derivative of objective + cost is not finite at the levers that steering starts from, as "
+            "that of a norm at 0, or of an equilibrium whose optimality conditions are singular. Start elsewhere, or "
+            "smooth the function."
+        )
+    if proof is None and ended in ("steps", "evaluations"):
+        allowed = f"The evaluation budget ran out: max_steps {search.max_steps} allows {search.max_evaluations} solves"
+        spent = "Out of steps" if ended == "steps" else allowed
+        return f"{spent} ({steps}) before the levers were stationary: raise max_steps, or steer(…, resume=plan)."
     if proof is None or not proof.stationary:
         return f"Stopped after {steps}: no descent is found, but the levers are not proved to be stationary."
     if proof.measure == 0 and proof.gradients == 1:
-        return f"Stationary after {steps}: the gradient vanishes."
+        constrained = search.problem.constraint is not None and point.gradient.any()
+        what = "no move that the constraint allows leads down" if constrained else "the gradient vanishes"
+        return f"Stationary after {steps}: {what}."
     within = f"within {proof.radius:.1g} of the levers' scale"
     if proof.smooth:
         return f"Stationary after {steps}: the gradient is {proof.measure:.1g} of the largest one {within}."
