@@ -25,8 +25,12 @@ class Bounds:
     weights reach_i / exposure_i it is the same equilibrium concept in other units of utility: exposure 1 makes λ one
     common addition to everyone's marginal utility.
 
-    Raises ValueError naming the argument and the index: NaN, lower above upper, wrong shapes; and where no
-    representation satisfies the bounds, when a solve is asked for.
+    Prices are unique only where the bounds leave room: where a limit is the most or least that any representation has
+    (a floor of 1, a cap of 0, floors that sum to 1) or follows from other limits, the equilibrium is as it is, but its
+    price is an arbitrary one of many.
+
+    Raises ValueError naming the argument and the index: NaN, a lower limit of ∞ or an upper of −∞, lower above upper,
+    wrong shapes; and where no representation satisfies the bounds, when a solve is asked for.
     """
 
     lower: Any
@@ -39,6 +43,8 @@ class Bounds:
         dtype = _checks.float_dtype(lower, upper, matrix, exposure)
         if matrix is not None:
             matrix = _checks.array("matrix", matrix, dtype, ("p", "D"))
+            if not matrix.size:
+                raise ValueError(f"matrix has shape {matrix.shape}, expected at least one row and one group")
         rows = "p" if matrix is None else matrix.shape[0]
         lower, upper = _limit("lower", lower, dtype, rows), _limit("upper", upper, dtype, rows)
         if lower is None and upper is None:
@@ -109,8 +115,13 @@ def _limit(name: str, value: Any, dtype: Any, rows: Any) -> Array | None:
         raise ValueError(f"{name}: expected numbers, got {type(value).__name__} ({error})") from None
     if value.ndim > 1 or value.ndim == 1 and rows not in ("p", value.shape[0]):
         raise ValueError(f"{name} has shape {value.shape}, expected () or ({rows},)")
-    if _checks.concrete(value) and (bad := np.isnan(np.asarray(value))).any():
-        raise ValueError(f"{name}{[int(k) for k in np.argwhere(bad)[0]]} is NaN, expected a number, −∞ or ∞")
+    if _checks.concrete(value):
+        none = -np.inf if name == "lower" else np.inf
+        numbers = np.asarray(value)
+        if (bad := np.isnan(numbers) | (numbers == -none)).any():
+            index = tuple(int(k) for k in np.argwhere(bad)[0])
+            where = str(list(index)) if index else ""
+            raise ValueError(f"{name}{where} is {numbers[index]}, expected a number, or {none} for no limit")
     return value
 
 

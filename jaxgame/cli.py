@@ -202,7 +202,9 @@ def solve(
 @app.command(epilog=usage.STEER)
 def steer(
     lever: Annotated[str, typer.Option(help="price, common, appeal or targets")] = "common",
-    share: Annotated[float, typer.Option(help="What every group gets at least, of its share of the people")] = 0.5,
+    share: Annotated[
+        float | None, typer.Option(help="What every group gets at least, of its share of the people (default 0.5)")
+    ] = None,
     minimise: Annotated[str, typer.Option(help="complementarity or norm; for price and common")] = "complementarity",
     survey: Annotated[
         str | None, _option("A name from `jaxgame surveys`, or a .json or .csv file", of="survey")
@@ -245,10 +247,12 @@ def steer(
             options = study_options(config, population)
             people = load_survey(options)
             players, names, source = game_of(options, people), people.groups, people.source or people.name
-            least = share * people.shares
+            least = (0.5 if share is None else share) * people.shares
         else:
             if config is not None or any(value is not None for value in population.values()):
                 raise ValueError("--game brings its own population: leave out --config, --survey and its options")
+            if share is not None:
+                raise ValueError("--share is for a survey; with --game, --floor is the least representation")
             if floor is None:
                 raise ValueError("--game needs --floor, the least representation of every group")
             players, names = gamefile.load(game)

@@ -270,7 +270,11 @@ def test_bad_bounds(population):
     nan = np.array([0.1, np.nan, 0, 0])
     cases = [
         (dict(), "both None"),
-        (dict(lower=nan), r"lower\[1\] is NaN"),
+        (dict(lower=nan), r"lower\[1\] is nan"),
+        (dict(lower=np.nan), "lower is nan, expected a number, or -inf for no limit"),
+        (dict(lower=np.array([np.inf, 0, 0, 0])), r"lower\[0\] is inf"),
+        (dict(upper=-np.inf), "upper is -inf, expected a number, or inf for no limit"),
+        (dict(lower=-0.2, matrix=np.zeros((0, 4))), r"matrix has shape \(0, 4\), expected at least one row"),
         (dict(lower=0.3), "no representation satisfies .* sum to 1.2, above 1"),
         (dict(upper=0.2), "no representation satisfies"),
         (dict(lower=np.full(4, 0.2), upper=np.array([1, 1, 0.1, 1])), r"lower\[2\] is 0.2, above .*upper\[2\] = 0.1"),

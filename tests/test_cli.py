@@ -253,10 +253,17 @@ def test_steer_on_a_survey_without_files(tmp_path):
     assert "Add to every agent's appeal:" in result.stdout and "extremely liberal" in result.stdout
 
 
+def test_steer_by_targets(tmp_path):
+    result = run("steer", "--lever", "targets", "--agents", "3", "--share", "0.2")
+    assert result.exit_code in (0, 1) and "Traceback" not in result.output
+    assert "Move the alignment targets of single agents:" in result.stdout or "Nothing has to" in result.stdout
+
+
 def test_steer_refuses_in_one_line(tmp_path):
     (tmp_path / "game.toml").write_text(GAME)
     assert "--game needs --floor" in refused("steer", "--game", "game.toml")
     assert "--floor is for --game" in refused("steer", "--floor", "0.1")
+    assert "--share is for a survey" in refused("steer", "--game", "game.toml", "--floor", "0.3", "--share", "0.9")
     assert "leave out --config, --survey" in refused("steer", "--game", "game.toml", "--floor", "0.1", "--agents", "3")
     over = refused("steer", "--game", "game.toml", "--floor", "0.5", "--out", "plan")
     assert "floor sums to 1.5, expected at most 1" in over

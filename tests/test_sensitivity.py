@@ -162,10 +162,11 @@ def test_table_of_bad_arguments(arguments, match):
 
 
 # --- what fails ------------------------------------------------------------------------------------
-def test_singular_game():
-    """Groups that answer alike, both represented: an error, no numbers."""
+def test_singular_game(capfd):
+    """Groups that answer alike, both represented: an error, no numbers, and nothing printed."""
     with pytest.raises(ArithmeticError, match="no derivative"):
         found("identical_groups")
+    assert capfd.readouterr().err == ""
 
 
 def test_failed_solve():

@@ -12,7 +12,7 @@ import numpy as np
 from jax import Array
 
 from jaxgame import _checks
-from jaxgame._pytree import pytree
+from jaxgame._pytree import Carried, pytree
 from jaxgame.equilibrium import Equilibrium
 from jaxgame.solvers.scale import measure
 from jaxgame.solving import solve
@@ -126,21 +126,21 @@ def _levers(theta: Any) -> Any:
 
 def _again(build: Callable[[Any], Any], theta: Any, found: Equilibrium) -> Equilibrium:
     """The equilibrium as a function of theta, about the one that was found."""
-    return solve(build(theta), init=found.profile)
+    return _from(Carried.wrap(build(theta)), found.profile)
+
+
+@jax.jit
+def _from(game: Carried, start: Array) -> Equilibrium:
+    """Solved under jit, where a derivative that does not exist is NaN: outside it is an error that JAX prints."""
+    return solve(game.unwrap(), init=start)
 
 
 def _jacobian(function: Callable[[Any], Any], theta: Any, outputs: int) -> Any:
     """Like the output of the function, each leaf a pytree like theta: by columns or by rows, whichever are fewer."""
     levers = sum(leaf.size for leaf in jax.tree.leaves(theta))
-    try:
-        out = (jax.jacfwd if levers <= outputs else jax.jacrev)(function)(theta)
-        finite = [jnp.isfinite(leaf).all() for leaf in jax.tree.leaves(out)]
-        failed = all(_checks.concrete(x) for x in finite) and not all(finite)
-    except (jax.errors.JaxRuntimeError, ValueError) as error:  # what JAX makes of `solve`'s FloatingPointError
-        if FloatingPointError.__name__ not in str(error):
-            raise
-        failed = True
-    if failed:
+    out = (jax.jacfwd if levers <= outputs else jax.jacrev)(function)(theta)
+    finite = [jnp.isfinite(leaf).all() for leaf in jax.tree.leaves(out)]
+    if all(_checks.concrete(x) for x in finite) and not all(finite):
         raise ArithmeticError(
             "the equilibrium has no derivative in these levers: its optimality conditions are singular on the active "
             "faces, as where groups are alike to an agent, or build has none at theta; certify(game, profile) tells "
