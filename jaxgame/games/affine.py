@@ -63,6 +63,11 @@ class Blocks:
             self.dense,
         )
 
+    def of(self, agents: Any) -> Blocks:
+        """The blocks of some agents, from their entries of `agents`."""
+        diagonal, coefficients, dense = agents
+        return Blocks(diagonal, tuple(zip(coefficients, (matrix for _, matrix in self.terms), strict=True)), dense)
+
     def block(self, agent: Any) -> Array:
         """One agent's block (D, D), from its entry of `agents`."""
         diagonal, coefficients, dense = agent

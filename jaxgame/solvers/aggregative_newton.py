@@ -10,10 +10,12 @@ from jax import Array, lax
 from jaxgame import linalg, simplex
 from jaxgame._pytree import pytree
 from jaxgame.games import is_aggregative
-from jaxgame.games.affine import AffineMap
+from jaxgame.games.affine import AffineMap, Blocks
+from jaxgame.solvers.blocked import mapped
 from jaxgame.solvers.newton import Newton
 
 RESPONSE_STEPS = 100
+BLOCK = 1024  # agents whose best responses are found at a time
 RESPONSE_TOL = 1e-3  # of a mixture; the Newton step corrects what is left
 
 
@@ -45,17 +47,21 @@ def best_response(affine: AffineMap, linear: Array, start: Array) -> Array:
     Accelerated proximal steps in a diagonal metric that dominates M_i (FISTA with restart, an agent each): one step,
     and exact, for diagonal blocks; √κ of them for matrices, each a matrix product and a water-filling.
     """
-    metric = _majoriser(affine)
-    if affine.own.is_diagonal:
+    metric, own = _majoriser(affine), affine.own
+    if own.is_diagonal:
         return simplex.waterfill(linear, metric)
+    agents = own.agents(*linear.shape), linear, metric, start
+    return mapped(lambda part: _accelerated(own.of(part[0]), *part[1:]), agents, BLOCK)
 
+
+def _accelerated(own: Blocks, linear: Array, metric: Array, start: Array) -> Array:
     def unsettled(carry: tuple[Array, ...]) -> Array:
         _, _, _, moved, k = carry
         return (moved > RESPONSE_TOL) & (k < RESPONSE_STEPS)
 
     def body(carry: tuple[Array, ...]) -> tuple[Array, ...]:
         mixture, ahead, momentum, _, k = carry
-        new = simplex.waterfill(linear - affine.own.apply(ahead) + metric * ahead, metric)
+        new = simplex.waterfill(linear - own.apply(ahead) + metric * ahead, metric)
         onward = new - mixture
         uphill = (metric * (ahead - new) * onward).sum(1, keepdims=True) > 0
         grown = (1 + jnp.sqrt(1 + 4 * momentum**2)) / 2

@@ -125,7 +125,7 @@ def run(
         finite = jnp.isfinite(residual)
         better = finite & (residual < now.residual)
         since = jnp.where(better, 0, now.since + 1)
-        best = jnp.where(better, residual, now.residual)
+        best, marginals = jnp.where(better, residual, now.residual), jnp.where(better, marginals, now.marginals)
         status = verdict(marginals, best, better)
         status = jnp.where(status == CONVERGED, status, jnp.where(since > patience, STALLED, -1))
         status = jnp.where(finite | (status == CONVERGED), status, NONFINITE)
@@ -133,7 +133,7 @@ def run(
         return Progress(
             state=state,
             profile=jnp.where(better, here, now.profile),
-            marginals=jnp.where(better, marginals, now.marginals),
+            marginals=marginals,
             prices=prices,
             residual=best,
             status=status,

@@ -90,8 +90,8 @@ class Newton:
         def either(of_path: tuple[Array, Array], of_faces: tuple[Array, Array]) -> tuple[Array, Array]:
             return solve(*(jnp.where(inside, a, b) for a, b in zip(of_path, of_faces, strict=True)))
 
-        first, _ = either(path.predictor(), faces.first())
-        second, multipliers = either(path.corrector(first), faces.refinement(first))
+        first, mu = either(path.predictor(), faces.first())
+        second, multipliers = either(path.corrector(first), faces.refinement(first, mu))
         interior = path.advanced(first, second, multipliers)
         interior = jax.tree.map(lambda new, old: jnp.where(inside, new, old), interior, state.interior)
         point = jnp.where(inside, interior.mixture, first + second)
@@ -141,8 +141,9 @@ class FaceStep:
     def first(self) -> tuple[Array, Array]:
         return self.affine.linear + self.theta * self.centre, jnp.ones_like(self.centre[:, 0])
 
-    def refinement(self, x: Array) -> tuple[Array, Array]:
-        return self.affine.linear - self.affine.apply(x), 1 - x.sum(1)
+    def refinement(self, x: Array, mu: Array) -> tuple[Array, Array]:
+        # With μ taken off it is small: else its rounding, over the proximal weight, would spoil singular faces.
+        return self.affine.linear - self.affine.apply(x) - mu[:, None], 1 - x.sum(1)
 
 
 def proximity(dtype: Any) -> Array:
@@ -154,8 +155,8 @@ def solve_on(affine: AffineMap, face: Array, centre: Array) -> Array:
     """The point that is optimal on given faces (`FaceStep`)."""
     step = FaceStep(affine, face, centre)
     solve = kkt.factorise(affine, step.theta, face)
-    x, _ = solve(*step.first())
-    correction, _ = solve(*step.refinement(x))
+    x, mu = solve(*step.first())
+    correction, _ = solve(*step.refinement(x, mu))
     return x + correction
 
 

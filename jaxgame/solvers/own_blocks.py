@@ -14,15 +14,16 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-from jax import Array, lax
+from jax import Array
 
 from jaxgame import linalg
 from jaxgame._pytree import pytree
 from jaxgame.games.affine import AffineMap, Aggregate
+from jaxgame.solvers.blocked import mapped, summed
 
 Solve = Callable[[Array, Array], tuple[Array, Array]]
-KEPT = 2**20  # numbers n·D² up to which all responses are kept
-BLOCK = 128  # agents, else
+KEPT = 2**25  # numbers n·D² up to which all responses are kept: 268 MB in float64
+BLOCK = 128  # agents whose responses are found at a time, in cache
 
 
 @pytree()
@@ -51,13 +52,13 @@ class OwnBlocks:
         n, n_groups = theta.shape
         self.own = affine.own
         self.agents = self.own.agents(n, n_groups), theta, face
-        self.kept = self._responses(self.agents) if n * n_groups**2 <= KEPT else None
+        self.kept = mapped(self._responses, self.agents, BLOCK) if n * n_groups**2 <= KEPT else None
 
     def solve(self, rhs: Array, total: Array) -> tuple[Array, Array]:
         """(rhs (n, D), total (n,)) -> (x, μ)."""
         if self.kept is not None:
             return self.kept.solve(rhs, total)
-        return _mapped(lambda part: self._responses(part[2]).solve(part[0], part[1]), (rhs, total, self.agents))
+        return mapped(lambda part: self._responses(part[2]).solve(part[0], part[1]), (rhs, total, self.agents), BLOCK)
 
     def to_aggregate(self, others: Aggregate) -> Array:
         """Σ_i reach_i G_i L_i, (D, D): how the aggregate answers to itself."""
@@ -68,9 +69,11 @@ class OwnBlocks:
         responses = self.agents if self.kept is None else self.kept
         if others.B is not None:
             weight = others.reach * others.sensitivity
-            return _summed(lambda x: jnp.einsum("i,ide->de", x[1], tangents(x[0])), (responses, weight)) @ others.B
+            return (
+                summed(lambda x: jnp.einsum("i,ide->de", x[1], tangents(x[0])), (responses, weight), BLOCK) @ others.B
+            )
         parts = responses, others.reach, others.left
-        return _summed(lambda x: jnp.einsum("i,ide,ief->df", x[1], tangents(x[0]), x[2]), parts)
+        return summed(lambda x: jnp.einsum("i,ide,ief->df", x[1], tangents(x[0]), x[2]), parts, BLOCK)
 
     def _responses(self, agents: tuple) -> Responses:
         """By a bordered inverse. A multiple of 11ᵀ on the face moves only μ, and makes a block invertible that is so on
@@ -107,7 +110,7 @@ class OwnDiagonals:
                 mean = jnp.einsum("id,ide->ie", slopes, left) / slopes.sum(1, keepdims=True)
                 return jnp.einsum("i,id,ide->de", weight, slopes, left - mean[:, None, :])
 
-            return _summed(total, (self.slopes, others.reach, others.left))
+            return summed(total, (self.slopes, others.reach, others.left), BLOCK)
         weight = (others.reach * others.sensitivity)[:, None] * self.slopes
         return (jnp.diag(weight.sum(0)) - (weight / self.mass[:, None]).T @ self.slopes) @ others.B
 
@@ -115,32 +118,3 @@ class OwnDiagonals:
 def own_blocks(affine: AffineMap, theta: Array, face: Array) -> OwnBlocks | OwnDiagonals:
     """The systems for θ (n, D) and faces (n, D) bool, none empty."""
     return (OwnDiagonals if affine.own.is_diagonal else OwnBlocks)(affine, theta, face)
-
-
-def _summed(function: Callable[[Any], Array], agents: Any) -> Array:
-    """The sum of `function` over blocks of agents, of which it returns the sum itself."""
-    blocks, rest = _split(agents)
-    total = function(rest)
-    if blocks is None:
-        return total
-    return lax.scan(lambda total, block: (total + function(block), None), total, blocks)[0]
-
-
-def _mapped(function: Callable[[Any], Any], agents: Any) -> Any:
-    """`function` of agents, a block at a time."""
-    blocks, rest = _split(agents)
-    last = function(rest)
-    if blocks is None:
-        return last
-    first = jax.tree.map(lambda x: x.reshape(-1, *x.shape[2:]), lax.map(function, blocks))
-    return jax.tree.map(lambda a, b: jnp.concatenate([a, b]), first, last)
-
-
-def _split(agents: Any) -> tuple[Any, Any]:
-    """Whole blocks of agents (None where there is none), and the rest."""
-    n = jax.tree.leaves(agents)[0].shape[0]
-    whole = n - n % BLOCK
-    rest = jax.tree.map(lambda x: x[whole:], agents)
-    if not whole:
-        return None, rest
-    return jax.tree.map(lambda x: x[:whole].reshape(-1, BLOCK, *x.shape[1:]), agents), rest
