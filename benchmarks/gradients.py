@@ -11,7 +11,7 @@ from the active faces by a refined linear solve. Central differences are taken i
 2·n·D solves. Memory is what XLA allocates for temporaries and results (`memory_analysis` of the compiled function; the
 arguments come on top), in multiples of the game's arrays; it is exact, and independent of what else runs.
 
-Writes gradients.json and gradients.md. Needs the extra `bench`: pip install -e .[bench]
+Writes gradients.json and gradients.md, after every game. Needs the extra `bench`: pip install -e .[bench]
 """
 
 import argparse
@@ -312,20 +312,21 @@ def main() -> None:
     arguments = parser.parse_args()
     jax.config.update("jax_enable_x64", True)
     cases: list[dict[str, Any]] = []
-    for kind in ("sym", "nonsym"):
-        known: dict[float, dict[str, dict[str, Any]]] = {}
-        for n, size, kappa in SMALL if arguments.quick else SMALL + LARGE:
-            print(f"{kind}, ({n}, {size}), κ = {kappa}", flush=True)
-            case = Case(kind, n, size, kappa)
-            cases.append(measure(case, known.setdefault(kappa, {}), arguments.timeout, arguments.budget))
     report = {
         "environment": common.environment("jaxopt", "numpy"),
         "goals": GOALS,
         "timeout": arguments.timeout,
         "cases": cases,
     }
-    common.write_json(arguments.output / "gradients.json", report)
-    common.write(arguments.output / "gradients.md", text(report))
+    for kind in ("sym", "nonsym"):
+        known: dict[float, dict[str, dict[str, Any]]] = {}
+        for n, size, kappa in SMALL if arguments.quick else SMALL + LARGE:
+            print(f"{kind}, ({n}, {size}), κ = {kappa}", flush=True)
+            case = Case(kind, n, size, kappa)
+            cases.append(measure(case, known.setdefault(kappa, {}), arguments.timeout, arguments.budget))
+            # After every game: nothing is lost when a long run is stopped.
+            common.write_json(arguments.output / "gradients.json", report)
+            common.write(arguments.output / "gradients.md", text(report))
     print(text(report))
 
 

@@ -115,10 +115,10 @@ def remedy(study: Study) -> list[str]:
     if plan is None:
         return [f"No plan to bring {wish}: {study.why_no_plan}."]
     changes = levers(plan, groups)
-    if not changes:
-        return [f"Nothing is needed to bring {wish}."]
     if not plan.success:
         return [f"To bring {wish}: {plan.message}"]
+    if not changes:
+        return [f"Nothing is needed to bring {wish}."]
     named = [f"{change.change:+.3g} for {change.name}" for change in changes]
     before, after = (np.asarray(e.representation) for e in (plan.before, plan.equilibrium))
     loser = int(np.argmin(after - before))
