@@ -29,7 +29,6 @@ from jaxgame.solvers.scale import Scale, measure, uniform
 POLISH_ROUNDS = 3
 FIRST_ORDER_STEPS = 100_000
 FIRST_ORDER_STALL = 5_000
-OF_A_PROFILE = "profile", "representation", "residual", "gap"
 
 
 def solve(
@@ -137,8 +136,8 @@ def _found(game, solver, start, tol, max_steps, bounds, rescue: bool, record: in
         return first
     # Compiled only where it is needed, unless what is needed is known only when it runs.
     if _checks.concrete(gave_up):
-        return _rescued(game, first, gave_up) if gave_up else first
-    return lax.cond(gave_up, lambda: _rescued(game, first, gave_up), lambda: first)
+        return _rescued(game, first) if gave_up else first
+    return _certified(game, lax.cond(gave_up, lambda: _continued(game, first, gave_up), lambda: first))
 
 
 @functools.partial(jax.jit, static_argnums=6)
@@ -158,12 +157,11 @@ def _attempt(
     if is_tractable(game) and not finish:
         profile, marginals, residual, extra = _polish(game, found, scale)
         evaluations = evaluations + extra
-    gap = gaps(game, profile, marginals, concave_agents(game, profile)).max()
     fields = dict(
         profile=profile,
         representation=representation(game, profile),
         residual=residual,
-        gap=jnp.where((found.status == NONFINITE) | jnp.isnan(gap), jnp.inf, gap),
+        gap=_gap(game, profile, marginals, found.status),
         converged=found.status == CONVERGED,
         status=found.status,
         steps=found.steps,
@@ -178,16 +176,39 @@ def _attempt(
 
 
 @jax.jit
-def _rescued(game: Carried, first: dict[str, Any], gave_up: Array) -> dict[str, Any]:
-    """First-order steps from the best profile, where Newton gave up."""
+def _rescued(game: Carried, first: dict[str, Any]) -> dict[str, Any]:
+    return _certified(game, _continued(game, first, jnp.ones((), bool)))
+
+
+def _continued(carried_game: Carried, first: dict[str, Any], gave_up: Array) -> dict[str, Any]:
+    """First-order steps from the best profile, where Newton gave up; still to be certified."""
+    game, profile, tol = carried_game.unwrap(), first["profile"], first["tol"]
+    scale = measure(game, profile.dtype)
     budget = jnp.where(gave_up, FIRST_ORDER_STEPS // 5, 0)  # none, for the lanes of a batch that need none
-    again, _ = _attempt(game, Carried.wrap(GoldenRatio()), first["profile"], first["tol"], budget, None, 0)
-    better = gave_up & (again["residual"] < first["residual"])
-    improved = {name: jnp.where(better, again[name], first[name]) for name in OF_A_PROFILE}
-    spent = {name: first[name] + jnp.where(gave_up, again[name], 0) for name in ("steps", "evaluations")}
-    converged = better & again["converged"]
-    status = jnp.where(converged, CONVERGED, first["status"])
-    return first | improved | spent | dict(converged=first["converged"] | converged, status=status)
+    again = run(game, GoldenRatio(), profile, scale, tol=tol, max_steps=budget, patience=FIRST_ORDER_STALL)
+    better = gave_up & (again.residual < first["residual"])
+    return first | dict(
+        profile=jnp.where(better, again.profile, profile),
+        residual=jnp.where(better, again.residual, first["residual"]),
+        status=jnp.where(better & (again.status == CONVERGED), CONVERGED, first["status"]),
+        steps=first["steps"] + again.steps,
+        evaluations=first["evaluations"] + jnp.where(gave_up, again.evaluations, 0),
+    )
+
+
+def _certified(carried_game: Carried, found: dict[str, Any]) -> dict[str, Any]:
+    """With what follows from the profile and the status."""
+    game, profile, status = carried_game.unwrap(), found["profile"], found["status"]
+    return found | dict(
+        representation=representation(game, profile),
+        gap=_gap(game, profile, game.marginals(profile), status),
+        converged=status == CONVERGED,
+    )
+
+
+def _gap(game: Any, profile: Array, marginals: Array, status: Array) -> Array:
+    gap = gaps(game, profile, marginals, concave_agents(game, profile)).max()
+    return jnp.where((status == NONFINITE) | jnp.isnan(gap), jnp.inf, gap)
 
 
 _differentiable = jax.custom_jvp(_found, nondiff_argnums=(6, 7))

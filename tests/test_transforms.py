@@ -10,6 +10,7 @@ import reference as ref
 import zoo
 
 import jaxgame as jg
+from jaxgame.solvers import Newton
 
 NAMES = [
     "boundary_pairwise",
@@ -207,3 +208,34 @@ def test_equilibrium_crosses_jit():
     again = jax.jit(lambda e: e)(found)
     np.testing.assert_array_equal(again.profile, found.profile)
     assert again.message == found.message and int(again.status) == int(found.status)
+
+
+@pytest.mark.parametrize(
+    "how",
+    [
+        pytest.param(lambda f: f, id="plain"),
+        pytest.param(jax.jit, id="jit", marks=pytest.mark.slow),
+        pytest.param(jax.vmap, id="vmap"),
+    ],
+)
+def test_first_order_steps_take_over_where_newton_gives_up(how, monkeypatch, rng):
+    """Newton may make no step: GoldenRatio goes on, counts what it spends, and its profile has the certificate."""
+    monkeypatch.setattr(Newton, "max_steps", 0)
+    n, D = 7, 5  # of no other test: programs are compiled for a value of max_steps
+    spec = ref.Alignment(
+        kernel=np.eye(D) + 0.1,
+        targets=rng.dirichlet(np.ones(D), n),
+        appeal=rng.normal(size=(n, D)),
+        attractiveness=0.5,
+        diversity=0.3,
+    )
+    game = zoo.to_game(spec)
+    batch = how is jax.vmap
+    equilibrium = how(jg.solve)(jax.tree.map(lambda x: jnp.stack([x, x]), game) if batch else game)
+    if batch:
+        equilibrium = jax.tree.map(lambda x: x[1], equilibrium)
+    assert equilibrium.converged and int(equilibrium.steps) > 10 and int(equilibrium.evaluations) > 10
+    reference = np.asarray(jg.solve(game, jg.OptimisticGradient()).profile)
+    np.testing.assert_allclose(equilibrium.profile, reference, atol=1e-8)
+    np.testing.assert_allclose(equilibrium.representation, reference.mean(0), atol=1e-8)
+    assert 0 <= float(equilibrium.gap) < 1e-8
