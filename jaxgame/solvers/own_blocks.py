@@ -28,7 +28,7 @@ BLOCK = 128  # agents whose responses are found at a time, in cache
 
 @pytree()
 class Responses:
-    """Of agents: x = inverse·rhs − μ·right, μ = (left·rhs − total) / mass, less lift·total."""
+    """Of agents: x = inverse·rhs − μ·right, μ = (left·rhs − total) / mass, and lift·total more."""
 
     inverse: Array  # (n, D, D), zero off the faces
     right: Array  # (n, D)
@@ -38,7 +38,7 @@ class Responses:
 
     def solve(self, rhs: Array, total: Array) -> tuple[Array, Array]:
         mu = ((self.left * rhs).sum(1) - total) / self.mass
-        return jnp.einsum("ide,ie->id", self.inverse, rhs) - mu[:, None] * self.right, mu - self.lift * total
+        return jnp.einsum("ide,ie->id", self.inverse, rhs) - mu[:, None] * self.right, mu + self.lift * total
 
     def tangents(self) -> Array:
         """G_i, (n, D, D)."""
