@@ -210,6 +210,7 @@ def _read_npz(path: Path, budget: _Budget) -> dict[str, np.ndarray]:
                 with archive.open(info) as file:
                     arrays[info.filename.removesuffix(".npy")] = npy.read_array(file, allow_pickle=False)
             return arrays
+    # NotImplementedError and RuntimeError: what zipfile raises for an unknown compression and for an encrypted member.
     except (zipfile.BadZipFile, zlib.error, EOFError, NotImplementedError, RuntimeError) as error:
         raise ValueError(f"{path}: not a whole npz file ({error})") from None
 

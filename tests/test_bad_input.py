@@ -150,6 +150,7 @@ CASES = {
     "tol": (lambda: jg.solve(alignment(), tol=-1.0), "tol", None),
     "tol NaN": (lambda: jg.solve(alignment(), tol=float("nan")), "tol", None),
     "max_steps": (lambda: jg.solve(alignment(), max_steps=-1), "max_steps", None),
+    "history": (lambda: jg.solve(alignment(), history="yes"), "history", None),
     "solver class, not object": (lambda: jg.solve(alignment(), jg.Newton), "solver", None),
     "solver by name": (lambda: jg.solve(alignment(), "newton"), "solver", None),
 }
