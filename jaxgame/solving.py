@@ -55,8 +55,8 @@ def solve(
     in init, NaN if the solve failed. Where the optimality conditions are singular it is NaN under jit, and outside it a
     FloatingPointError, which JAX hands on within a ValueError or runtime error of its own. At a kink it is an element
     of the conservative Jacobian; the `margin` of `stats` tells how far one is. One compilation serves all games of one
-    shape. Quadratic games are polished on their support to rounding. Never raises for a failed solve: look at
-    `converged`, `status` and `message`.
+    shape. Quadratic games are polished on their support to rounding, but for what the fallback finds, which is as good
+    as tol. Never raises for a failed solve: look at `converged`, `status` and `message`.
 
     Raises ValueError for a solver that cannot treat the game, an init, tol or max_steps that make no sense, or bounds
     that no representation satisfies.
