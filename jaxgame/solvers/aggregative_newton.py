@@ -14,9 +14,10 @@ from jaxgame.games.affine import AffineMap, Blocks
 from jaxgame.solvers.blocked import mapped
 from jaxgame.solvers.newton import Newton
 
-RESPONSE_STEPS = 100
+RESPONSE_STEPS = 200
 BLOCK = 1024  # agents whose best responses are found at a time
-RESPONSE_TOL = 1e-3  # of a mixture; the Newton step corrects what is left
+RESPONSE_TOL = 1e-3  # the last change of a mixture, at first; the Newton step corrects what is left
+RESPONSE_PRECISION = 0.1  # later: the same relative to the residual, or wrong faces would repeat themselves
 
 
 @pytree()
@@ -35,14 +36,15 @@ class AggregativeNewton(Newton):
                 "or a ConcaveGame with coupling 'mean'); use Newton, or no solver argument"
             )
 
-    def guess(self, affine: AffineMap, base: Array) -> tuple[Array, Array]:
+    def guess(self, affine: AffineMap, base: Array, residual: Array) -> tuple[Array, Array]:
         met = affine.linear - affine.others.apply(base)
-        mixture = best_response(affine, met, simplex.project(base))
+        tol = jnp.minimum(RESPONSE_PRECISION * residual, RESPONSE_TOL)
+        mixture = best_response(affine, met, simplex.project(base), tol)
         return mixture > 0, mixture
 
 
-def best_response(affine: AffineMap, linear: Array, start: Array) -> Array:
-    """Maximisers of linear_i·w − ½ wᵀ M_i w on the simplex, (n, D), to about `RESPONSE_TOL`.
+def best_response(affine: AffineMap, linear: Array, start: Array, tol: Array) -> Array:
+    """Maximisers of linear_i·w − ½ wᵀ M_i w on the simplex, (n, D), until a step changes no weight by more than tol.
 
     Accelerated proximal steps in a diagonal metric that dominates M_i (FISTA with restart, an agent each): one step,
     and exact, for diagonal blocks; √κ of them for matrices, each a matrix product and a water-filling.
@@ -51,13 +53,18 @@ def best_response(affine: AffineMap, linear: Array, start: Array) -> Array:
     if own.is_diagonal:
         return simplex.waterfill(linear, metric)
     agents = own.agents(*linear.shape), linear, metric, start
-    return mapped(lambda part: _accelerated(own.of(part[0]), *part[1:]), agents, BLOCK)
+
+    def responses(part: tuple) -> Array:
+        blocks, linear, metric, start = part
+        return _accelerated(own.of(blocks), linear, metric, start, tol)
+
+    return mapped(responses, agents, BLOCK)
 
 
-def _accelerated(own: Blocks, linear: Array, metric: Array, start: Array) -> Array:
+def _accelerated(own: Blocks, linear: Array, metric: Array, start: Array, tol: Array) -> Array:
     def unsettled(carry: tuple[Array, ...]) -> Array:
         _, _, _, moved, k = carry
-        return (moved > RESPONSE_TOL) & (k < RESPONSE_STEPS)
+        return (moved > tol) & (k < RESPONSE_STEPS)
 
     def body(carry: tuple[Array, ...]) -> tuple[Array, ...]:
         mixture, ahead, momentum, _, k = carry

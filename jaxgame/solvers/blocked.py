@@ -12,29 +12,33 @@ from jax import Array, lax
 
 def summed(function: Callable[[Any], Array], agents: Any, size: int) -> Array:
     """The sum of `function` over blocks of `size` agents, of which it returns the sum itself."""
-    blocks, rest = _split(agents, size)
-    total = function(rest)
-    if blocks is None:
-        return total
-    return lax.scan(lambda total, block: (total + function(block), None), total, blocks)[0]
+    n = _count(agents)
+    rest = function(jax.tree.map(lambda x: x[n - n % size :], agents))
+    if n < size:
+        return rest
+    return lax.fori_loop(0, n // size, lambda k, total: total + function(_block(agents, k * size, size)), rest)
 
 
 def mapped(function: Callable[[Any], Any], agents: Any, size: int) -> Any:
     """`function` of agents, `size` at a time: what it holds meanwhile stays in cache."""
-    blocks, rest = _split(agents, size)
-    if blocks is None:
-        return function(rest)
-    first = jax.tree.map(lambda x: x.reshape(-1, *x.shape[2:]), lax.map(function, blocks))
-    if not len(jax.tree.leaves(rest)[0]):
-        return first
-    return jax.tree.map(lambda a, b: jnp.concatenate([a, b]), first, function(rest))
+    n = _count(agents)
+    if n <= size:
+        return function(agents)
+
+    def put(k: Array, out: Any) -> Any:
+        # The last block overlaps the one before: a shorter one would be compiled besides, and joined by a copy.
+        start = jnp.minimum(k * size, n - size)
+        block = function(_block(agents, start, size))
+        return jax.tree.map(lambda x, y: lax.dynamic_update_slice_in_dim(x, y, start, 0), out, block)
+
+    shapes = jax.eval_shape(function, jax.tree.map(lambda x: x[:size], agents))
+    out = jax.tree.map(lambda x: jnp.zeros((n, *x.shape[1:]), x.dtype), shapes)
+    return lax.fori_loop(0, -(-n // size), put, out)
 
 
-def _split(agents: Any, size: int) -> tuple[Any, Any]:
-    """Whole blocks of agents (None where there is none), and the rest."""
-    n = jax.tree.leaves(agents)[0].shape[0]
-    whole = n - n % size
-    rest = jax.tree.map(lambda x: x[whole:], agents)
-    if not whole:
-        return None, rest
-    return jax.tree.map(lambda x: x[:whole].reshape(-1, size, *x.shape[1:]), agents), rest
+def _count(agents: Any) -> int:
+    return jax.tree.leaves(agents)[0].shape[0]
+
+
+def _block(agents: Any, start: Array, size: int) -> Any:
+    return jax.tree.map(lambda x: lax.dynamic_slice_in_dim(x, start, size), agents)

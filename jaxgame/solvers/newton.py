@@ -73,8 +73,8 @@ class Newton:
             evaluations=jnp.ones((), int),
         )
 
-    def guess(self, affine: AffineMap, base: Array) -> tuple[Array, Array]:
-        """The faces that `base` suggests, and the point that the solve on them starts from."""
+    def guess(self, affine: AffineMap, base: Array, residual: Array) -> tuple[Array, Array]:
+        """The faces that a base and its natural residual suggest; and the point that the solve on them starts from."""
         return natural_face(affine, base), base
 
     def step(self, game: Any, state: NewtonState) -> NewtonState:
@@ -83,7 +83,7 @@ class Newton:
         inside = searching & (state.misses % 2 == 0)
         base = jnp.where(searching, state.interior.mixture, state.point)
         affine = linearise(game, base).scaled(1 / state.scale.sigma)
-        face, centre = self.guess(affine, base)
+        face, centre = self.guess(affine, base, state.residual)
         faces, path = FaceStep(affine, face, centre), PathStep(affine, state.interior)
         solve = kkt.factorise(affine, jnp.where(inside, path.theta, faces.theta), face | inside)
 

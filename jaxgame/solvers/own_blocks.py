@@ -9,12 +9,13 @@ no memory.
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable
 from typing import Any
 
 import jax
 import jax.numpy as jnp
-from jax import Array
+from jax import Array, lax
 
 from jaxgame import linalg
 from jaxgame._pytree import pytree
@@ -24,6 +25,7 @@ from jaxgame.solvers.blocked import mapped, summed
 Solve = Callable[[Array, Array], tuple[Array, Array]]
 KEPT = 2**25  # numbers n·D² up to which all responses are kept: 268 MB in float64
 BLOCK = 128  # agents whose responses are found at a time, in cache
+SMALLEST = 8  # groups D from which it pays to take agents in the order of their faces
 
 
 @pytree()
@@ -46,49 +48,107 @@ class Responses:
 
 
 class OwnBlocks:
-    """The factorised systems of all agents."""
+    """The factorised systems of all agents.
+
+    A population of several blocks is taken in the order of the sizes of the faces: blocks of small faces, which are
+    most where many groups are left out, are inverted at half or three quarters of D.
+    """
 
     def __init__(self, affine: AffineMap, theta: Array, face: Array):
         n, n_groups = theta.shape
         self.own = affine.own
         self.agents = self.own.agents(n, n_groups), theta, face
-        self.kept = mapped(self._responses, self.agents, BLOCK) if n * n_groups**2 <= KEPT else None
+        self.sizes = [n_groups // 2, 3 * n_groups // 4, n_groups] if n > BLOCK and n_groups >= SMALLEST else [n_groups]
+        self.place = _by_size(face, self.sizes)
+        self.order = jnp.zeros(n, int).at[self.place].set(jnp.arange(n), unique_indices=True)
+        self.kept = mapped(self._responses, self.order, BLOCK) if n * n_groups**2 <= KEPT else None
 
     def solve(self, rhs: Array, total: Array) -> tuple[Array, Array]:
         """(rhs (n, D), total (n,)) -> (x, μ)."""
+        rhs, total = rhs[self.order], total[self.order]
         if self.kept is not None:
-            return self.kept.solve(rhs, total)
-        return mapped(lambda part: self._responses(part[2]).solve(part[0], part[1]), (rhs, total, self.agents), BLOCK)
+            x, mu = self.kept.solve(rhs, total)
+        else:
+            parts = self.order, rhs, total
+            x, mu = mapped(lambda part: self._responses(part[0]).solve(*part[1:]), parts, BLOCK)
+        return x[self.place], mu[self.place]
 
     def to_aggregate(self, others: Aggregate) -> Array:
         """Σ_i reach_i G_i L_i, (D, D): how the aggregate answers to itself."""
 
-        def tangents(agents: Any) -> Array:
-            return (agents if self.kept is not None else self._responses(agents)).tangents()
+        def tangents(responses: Any) -> Array:
+            return (responses if self.kept is not None else self._responses(responses)).tangents()
 
-        responses = self.agents if self.kept is None else self.kept
+        responses = self.order if self.kept is None else self.kept
         if others.B is not None:
-            weight = others.reach * others.sensitivity
+            weight = (others.reach * others.sensitivity)[self.order]
             return (
                 summed(lambda x: jnp.einsum("i,ide->de", x[1], tangents(x[0])), (responses, weight), BLOCK) @ others.B
             )
-        parts = responses, others.reach, others.left
-        return summed(lambda x: jnp.einsum("i,ide,ief->df", x[1], tangents(x[0]), x[2]), parts, BLOCK)
+        assert others.left is not None
+        left = others.left
 
-    def _responses(self, agents: tuple) -> Responses:
-        """By a bordered inverse. A multiple of 11ᵀ on the face moves only μ, and makes a block invertible that is so on
-        the tangent space alone.
+        def answers(part: tuple) -> Array:
+            responses, agents = part
+            return jnp.einsum("i,ide,ief->df", others.reach[agents], tangents(responses), left[agents])
+
+        return summed(answers, (responses, self.order), BLOCK)
+
+    def _responses(self, index: Array) -> Responses:
+        """Of the agents at `index`, by a bordered inverse.
+
+        A multiple of 11ᵀ on the face moves only μ, and makes a block invertible that is so on the tangent space alone.
         """
-        blocks, theta, face = agents
+        blocks, theta, face = jax.tree.map(lambda x: x[index], self.agents)
         matrices = jax.vmap(self.own.block)(blocks)
         lift = jnp.abs(jnp.diagonal(matrices, axis1=1, axis2=2)).mean(1)
         lift = jnp.where(lift > 0, lift, 1)
+        matrices = matrices + lift[:, None, None] + jax.vmap(jnp.diag)(theta)
+        largest = face.sum(1).max()
+        which = sum((largest > size).astype(int) for size in self.sizes[:-1])
+        inverses = [functools.partial(_inverse_on, size) for size in self.sizes]
+        inverse, right, left, mass = lax.switch(which, inverses, matrices, face)
+        return Responses(inverse, right, left, mass, lift)
+
+
+def _by_size(face: Array, sizes: list[int]) -> Array:
+    """The places of agents in an order by how many of `sizes` their faces exceed."""
+    exceeds = (face.sum(1)[:, None] > jnp.asarray(sizes[:-1], int)[None]).sum(1)
+    mine = exceeds[:, None] == jnp.arange(len(sizes))[None]
+    counts = jnp.cumsum(mine, 0)
+    before = jnp.cumsum(counts[-1]) - counts[-1]
+    return jnp.where(mine, counts - 1 + before[None], 0).sum(1)
+
+
+def _inverse_on(size: int, matrices: Array, face: Array) -> tuple[Array, Array, Array, Array]:
+    """Inverses (n, D, D) on faces (n, D) of at most `size` groups, zero off them; sums of their rows, columns, all."""
+    n, n_groups = face.shape
+    if size == n_groups:
         both = face[:, :, None] & face[:, None, :]
-        alone = jax.vmap(jnp.diag)(jnp.where(face, theta, 1))
-        matrices = jnp.where(both, matrices + lift[:, None, None], 0) + alone
-        inverse = jnp.where(both, linalg.inverse_positive(matrices), 0)
+        inverse = linalg.inverse_positive(jnp.where(both, matrices, _identity(matrices)))
+        inverse = jnp.where(both, inverse, 0)
         right, left = inverse.sum(2), inverse.sum(1)
-        return Responses(inverse, right, left, right.sum(1), lift)
+        return inverse, right, left, right.sum(1)
+    slot = jnp.cumsum(face, 1) - 1
+    slots = jnp.arange(size)[None]
+    here = (slot[:, None, :] == slots[:, :, None]) & face[:, None, :]
+    group = jnp.where(here, jnp.arange(n_groups)[None, None], 0).sum(2)
+    filled = slots <= slot[:, -1:]
+    both = filled[:, :, None] & filled[:, None, :]
+    agents = jnp.arange(n)[:, None]
+    matrices = matrices[agents[:, :, None], group[:, :, None], group[:, None, :]]
+    inverse = linalg.inverse_positive(jnp.where(both, matrices, _identity(matrices)))
+    inverse = jnp.where(both, inverse, 0)
+    right, left = inverse.sum(2), inverse.sum(1)
+    # Back in its place; off the face, an empty slot that holds zero, or a last one that is masked.
+    slot = jnp.clip(slot, 0, size - 1)
+    right, left, mass = jnp.where(face, right[agents, slot], 0), jnp.where(face, left[agents, slot], 0), right.sum(1)
+    inverse = inverse[agents[:, :, None], slot[:, :, None], slot[:, None, :]]
+    return jnp.where(face[:, :, None] & face[:, None, :], inverse, 0), right, left, mass
+
+
+def _identity(matrices: Array) -> Array:
+    return jnp.eye(matrices.shape[-1], dtype=matrices.dtype)[None]
 
 
 class OwnDiagonals:
