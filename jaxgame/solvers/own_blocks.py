@@ -25,7 +25,6 @@ from jaxgame.solvers.blocked import mapped, summed
 Solve = Callable[[Array, Array], tuple[Array, Array]]
 KEPT = 2**25  # numbers n·D² up to which all responses are kept: 268 MB in float64
 BLOCK = 128  # agents whose responses are found at a time, in cache
-SMALLEST = 8  # groups D from which it pays to take agents in the order of their faces
 
 
 @pytree()
@@ -58,7 +57,11 @@ class OwnBlocks:
         n, n_groups = theta.shape
         self.own = affine.own
         self.agents = self.own.agents(n, n_groups), theta, face
-        self.sizes = [n_groups // 2, 3 * n_groups // 4, n_groups] if n > BLOCK and n_groups >= SMALLEST else [n_groups]
+        if n <= BLOCK:
+            self.sizes, self.place, self.order = [n_groups], slice(None), slice(None)
+            self.kept = self._responses(self.order)
+            return
+        self.sizes = sorted({-(-n_groups // 2), -(-3 * n_groups // 4), n_groups})
         self.place = _by_size(face, self.sizes)
         self.order = jnp.zeros(n, int).at[self.place].set(jnp.arange(n), unique_indices=True)
         self.kept = mapped(self._responses, self.order, BLOCK) if n * n_groups**2 <= KEPT else None
@@ -92,9 +95,9 @@ class OwnBlocks:
             responses, agents = part
             return jnp.einsum("i,ide,ief->df", others.reach[agents], tangents(responses), left[agents])
 
-        return summed(answers, (responses, self.order), BLOCK)
+        return summed(answers, (responses, jnp.arange(len(others.reach))[self.order]), BLOCK)
 
-    def _responses(self, index: Array) -> Responses:
+    def _responses(self, index: Array | slice) -> Responses:
         """Of the agents at `index`, by a bordered inverse.
 
         A multiple of 11ᵀ on the face moves only μ, and makes a block invertible that is so on the tangent space alone.
