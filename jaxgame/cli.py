@@ -321,6 +321,19 @@ def _file_name(name: str) -> str:
     return re.sub(r"[^\w.-]+", "-", name).strip(".-") or "survey"
 
 
+def command() -> None:
+    """What the command `jaxgame` runs."""
+    try:
+        app()
+    except SystemExit as end:
+        if end.code == INTERRUPTED:
+            # Out of the middle of a compilation, taking JAX down in order lasts until that ends, and can crash.
+            sys.stdout.flush()
+            sys.stderr.flush()
+            os._exit(INTERRUPTED)
+        raise
+
+
 def _prepare_jax() -> None:
     """float64, and a cache of compiled programs, which saves most of the time of a second run."""
     import jax

@@ -4,11 +4,9 @@ from __future__ import annotations
 
 import dataclasses
 import math
-import threading
 import time
 from collections import defaultdict
 from collections.abc import Callable, Iterator
-from concurrent.futures import Future
 from contextlib import contextmanager, suppress
 from functools import partial
 from typing import Any
@@ -151,9 +149,6 @@ def run(options: StudyOptions, survey: Survey, begin: Begin = lambda stage: None
         timings[name] = time.perf_counter() - start
 
     design, levels = _design(options), _levels(options, survey)
-    # Two things wait for nothing else, and most of their time is compilation, which takes one core.
-    floored = _aside(_floored, survey, levels, design=design)
-    compared = _aside(_compared, survey, levels, design)
     with stage("solve", f"solving the game of {options.agents} agents"):
         answer = jax.block_until_ready(_solve(survey, levels, design=design))
         equilibrium, game = answer.equilibrium, answer.equilibrium.game
@@ -168,7 +163,7 @@ def run(options: StudyOptions, survey: Survey, begin: Begin = lambda stage: None
     with stage("plan", f"looking for what brings every group to {FLOOR:.0%} of its share"):
         plan, why_no_plan = None, ""
         try:
-            plan = _plan(survey, levels, design, equilibrium, floored())
+            plan = _plan(survey, levels, design, equilibrium)
         except ValueError as error:
             why_no_plan = str(error)
     with stage("map", "mapping the groups"):
@@ -177,7 +172,7 @@ def run(options: StudyOptions, survey: Survey, begin: Begin = lambda stage: None
     with stage("draws", f"solving {options.draws} posterior draws of the survey"):
         draws = _draws(survey, options, design, levels, chart, critical is not None, plan, begin)
     with stage("solvers", "comparing solvers"):
-        curves = [_own_curve(equilibrium, options.solver), *compared()]
+        curves = [_own_curve(equilibrium, options.solver), *_compared(game, options.solver)]
     return Study(
         options=options,
         survey=survey,
@@ -196,23 +191,6 @@ def run(options: StudyOptions, survey: Survey, begin: Begin = lambda stage: None
         map=chart,
         timings=timings,
     )
-
-
-def _aside(function: Callable[..., Any], *args: Any, **kwargs: Any) -> Callable[[], Any]:
-    """Start a call in a thread of its own; what is returned waits for it and has its result, or raises its error."""
-    x64 = jax.config.jax_enable_x64  # pyright: ignore[reportAttributeAccessIssue] # may be set for this thread only
-    done: Future[Any] = Future()
-
-    def call() -> None:
-        try:
-            with jax.enable_x64(x64):
-                done.set_result(function(*args, **kwargs))
-        except BaseException as error:
-            done.set_exception(error)
-
-    # A daemon: Ctrl-C does not wait for a compilation.
-    threading.Thread(target=call, daemon=True).start()
-    return done.result
 
 
 def _design(options: StudyOptions) -> Design:
@@ -297,11 +275,12 @@ def _floored(survey: Survey, levels: dict[str, Array], *, design: Design) -> Equ
     return solve(charge.game, bounds=charge.bounds(FLOOR * survey.shares))
 
 
-def _plan(survey: Survey, levels: dict[str, Array], design: Design, before: Equilibrium, found: Equilibrium) -> Plan:
+def _plan(survey: Survey, levels: dict[str, Array], design: Design, before: Equilibrium) -> Plan:
     """`steer_to_floor` with lever "common", by the program that solved the survey itself. ValueError where there is no
     such lever.
     """
     charge = Charge.of(before.game, "common", "complementarity")
+    found = _floored(survey, levels, design=design)
     prices = jnp.asarray(found.prices)
     after = _solve(survey, levels | {"addition": prices}, design=design).equilibrium
     return concluded(charge, FLOOR * survey.shares, found, prices, before, after)
@@ -363,8 +342,7 @@ def _own_curve(equilibrium: Equilibrium, solver: str) -> Curve:
     return Curve(name, evaluations, history, bool(equilibrium.converged))
 
 
-def _compared(survey: Survey, levels: dict[str, Array], design: Design) -> list[Curve]:
-    game = _build(survey, levels, design=design)
+def _compared(game: AlignmentGame, own: str) -> list[Curve]:
     dtype = game.kernel.dtype
     steps = int(np.clip(CURVE_NUMBERS // (game.n_agents * game.n_groups), *CURVE_STEPS))
     tol = jnp.asarray(1e-10 if jnp.finfo(dtype).bits > 32 else 1e-6, dtype)
@@ -376,7 +354,7 @@ def _compared(survey: Survey, levels: dict[str, Array], design: Design) -> list[
                 solver.check(game)
         except ValueError:
             continue  # it cannot treat this game
-        if name != design.solver:
+        if name != own:
             residuals, made, evaluations, converged = jax.device_get(_curve(game, tol, solver=solver, steps=steps))
             a_step = (int(evaluations) - 1) / max(int(made), 1)
             curves.append(Curve(name, 1 + np.arange(1, made + 1) * a_step, residuals[:made], bool(converged)))

@@ -151,7 +151,16 @@ def test_interrupted_study_changes_nothing(tmp_path, monkeypatch):
 
 
 def test_interrupt_from_outside(tmp_path):
-    command = [sys.executable, "-W", "error", "-c", "from jaxgame.cli import app; app()", *SMALL, "--out", "out"]
+    command = [
+        sys.executable,
+        "-W",
+        "error",
+        "-c",
+        "from jaxgame.cli import command; command()",
+        *SMALL,
+        "--out",
+        "out",
+    ]
     root = str(Path(jaxgame.study.__file__).parents[1])
     environment = os.environ | {"PYTHONPATH": root}
     with subprocess.Popen(command, cwd=tmp_path, env=environment, stderr=subprocess.PIPE, text=True) as process:

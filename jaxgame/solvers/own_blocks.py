@@ -143,7 +143,7 @@ def _inverse_on(size: int, matrices: Array, face: Array) -> tuple[Array, Array, 
     inverse = linalg.inverse_positive(jnp.where(both, matrices, _identity(matrices)))
     inverse = jnp.where(both, inverse, 0)
     right, left = inverse.sum(2), inverse.sum(1)
-    # Back in its place; off the face, an empty slot that holds zero, or a last one that is masked.
+    # Each back in its place; off the face the slot is another group's.
     slot = jnp.clip(slot, 0, size - 1)
     right, left, mass = jnp.where(face, right[agents, slot], 0), jnp.where(face, left[agents, slot], 0), right.sum(1)
     inverse = inverse[agents[:, :, None], slot[:, :, None], slot[:, None, :]]
