@@ -150,8 +150,9 @@ def run(options: StudyOptions, survey: Survey, begin: Begin = lambda stage: None
 
     design, levels = _design(options), _levels(options, survey)
     with stage("solve", f"solving the game of {options.agents} agents"):
-        answer = jax.block_until_ready(_solve(survey, levels, design=design))
-        equilibrium, game = answer.equilibrium, answer.equilibrium.game
+        answer = _solve(survey, levels, design=design)
+        equilibrium = jax.block_until_ready(answer.equilibrium)
+        game = equilibrium.game
     with stage("certify", "certifying the equilibrium"):
         certificate = jax.block_until_ready(certify(game, equilibrium.profile))
     with stage("exclusion", "following the groups until they fall out"):
@@ -246,15 +247,19 @@ class _Answer:
     features: Array
 
 
-@partial(jax.jit, static_argnames="design")
 def _solve(survey: Survey, levels: dict[str, Array], *, design: Design) -> _Answer:
-    game = _build(survey, levels, design=design)
+    game = _built(survey, levels, design=design)
+    # Outside jit, where the fallback is compiled only if it is needed.
     equilibrium = solve(game, _solver(design.solver), history=True)
-    price = inclusion_price(game, equilibrium)
-    return _Answer(equilibrium, excluded(equilibrium), price, features(survey, design.kernel))
+    return _Answer(equilibrium, *_described(survey, game, equilibrium.profile, design=design))
 
 
 _built = partial(jax.jit, static_argnames="design")(_build)
+
+
+@partial(jax.jit, static_argnames="design")
+def _described(survey: Survey, game: AlignmentGame, profile: Array, *, design: Design) -> tuple[Array, Array, Array]:
+    return excluded(profile), inclusion_price(game, profile), features(survey, design.kernel)
 
 
 def _critical(survey: Survey, levels: dict[str, Array], design: Design) -> np.ndarray:

@@ -5,9 +5,9 @@ from __future__ import annotations
 import json
 import math
 import os
+import secrets
 import shutil
 import signal
-import tempfile
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -26,9 +26,9 @@ def staged(out: Path) -> Iterator[Path]:
     If the body raises, `out` is left as it was. OSError where `out` cannot be written.
     """
     made = [folder for folder in (out, *out.parents) if not folder.exists()]
-    out.mkdir(parents=True, exist_ok=True)
-    folder = Path(tempfile.mkdtemp(prefix=".unfinished-", dir=out))
+    folder = out / f".unfinished-{secrets.token_hex(8)}"  # known before it is made, so that nothing is left behind
     try:
+        folder.mkdir(parents=True)
         yield folder
         with _uninterrupted():
             for path in sorted(folder.iterdir(), key=lambda path: path.name == LAST):
