@@ -12,6 +12,7 @@ import reference as ref
 import zoo
 
 import jaxgame as jg
+from jaxgame.games import linearise
 
 SOLVERS = {
     name: getattr(jg, name)
@@ -278,3 +279,21 @@ def test_own_solver_that_diverges():
     assert not bool(found.converged) and int(found.status) != 0
     assert np.isfinite(found.profile).all() and ref.feasibility_error(np.asarray(found.profile)) < 1e-14
     sentence(found.message)
+
+
+def test_best_responses_are_as_precise_as_the_residual_asks(rng):
+    """Nobody meets anyone, so the best response is known by construction: Q w + μ1 − ν = b with w∘ν = 0.
+
+    Responses as rough near a solution as far from it would propose the same wrong faces for ever.
+    """
+    n, D = 20, 8
+    basis = np.linalg.qr(rng.normal(size=(D, D)))[0]
+    Q = basis * np.logspace(0, 3, D) @ basis.T
+    w = rng.random((n, D)) * (rng.random((n, D)) < 0.5)
+    w[:, 0] += 0.1
+    w /= w.sum(1, keepdims=True)
+    b = w @ Q - np.where(w > 0, 0, rng.uniform(1, 10, (n, D)))
+    game = jg.QuadraticGame(b, jg.Scaled(np.ones(n), (Q + Q.T) / 2), coupling=jg.MeanField(np.zeros((D, D))))
+    start = jnp.full((n, D), 1 / D)
+    _, near = jg.solvers.AggregativeNewton().guess(linearise(game, start), start, jnp.asarray(1e-6))
+    assert np.abs(np.asarray(near) - w).max() < 1e-3
