@@ -202,6 +202,16 @@ def test_headers_that_promise_too_much_are_refused_before_anything_is_read(tmp_p
     refused(archive(tmp_path / "e.npz", targets=header((-1, 3))), "damaged|limit|npy")
 
 
+@pytest.mark.parametrize(("field", "value"), [(8, 1), (10, 99)], ids=["encrypted", "unknown compression"])
+def test_archives_that_cannot_be_unpacked_are_refused(tmp_path, field, value):
+    """By the first member's entry in the central directory; zipfile has an error of its own for each."""
+    path = npz(tmp_path, kind="alignment", targets=TARGETS, kernel=KERNEL, appeal=APPEAL)
+    whole = bytearray(path.read_bytes())
+    whole[whole.index(b"PK\x01\x02") + field] = value
+    path.write_bytes(whole)
+    refused(path, "not a whole npz file")
+
+
 def test_truncated_archives_are_refused(tmp_path):
     path = npz(tmp_path, kind="alignment", targets=TARGETS, kernel=KERNEL, appeal=APPEAL)
     gamefile.load(path)
