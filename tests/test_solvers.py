@@ -295,5 +295,5 @@ def test_best_responses_are_as_precise_as_the_residual_asks(rng):
     b = w @ Q - np.where(w > 0, 0, rng.uniform(1, 10, (n, D)))
     game = jg.QuadraticGame(b, jg.Scaled(np.ones(n), (Q + Q.T) / 2), coupling=jg.MeanField(np.zeros((D, D))))
     start = jnp.full((n, D), 1 / D)
-    _, near = jg.solvers.AggregativeNewton().guess(linearise(game, start), start, jnp.asarray(1e-6))
+    _, near = jg.AggregativeNewton().guess(linearise(game, start), start, jnp.asarray(1e-6))
     assert np.abs(np.asarray(near) - w).max() < 1e-3
