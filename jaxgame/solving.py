@@ -25,6 +25,7 @@ from jaxgame.solvers.kkt import DENSE_LIMIT, is_tractable
 from jaxgame.solvers.loop import CONVERGED, MAX_STEPS, NONFINITE, STALLED, Progress, run
 from jaxgame.solvers.newton import natural_face, project_on, solve_on
 from jaxgame.solvers.scale import Scale, measure, uniform
+from jaxgame.solvers.settle import is_populous, settle
 
 POLISH_ROUNDS = 3
 FIRST_ORDER_STEPS = 100_000
@@ -131,6 +132,47 @@ def _bounded_solver(game: Any, solver: Solver | None, bounds: Any) -> tuple[Boun
 
 def _found(game, solver, start, tol, max_steps, bounds, rescue: bool, record: int) -> dict[str, Any]:
     """The fields of an equilibrium; with `rescue`, by first-order steps where the solver gave up."""
+    if bounds is None and isinstance(solver.unwrap(), AggregativeNewton) and is_populous(game.unwrap()):
+        settled, gave_up = _settled(game, start, tol, max_steps, record)
+
+        def anew() -> dict[str, Any]:
+            return _stepwise(game, solver, start, tol, max_steps, bounds, rescue, record)
+
+        if _checks.concrete(gave_up):
+            return anew() if gave_up else settled
+        return lax.cond(gave_up, anew, lambda: settled)
+    return _stepwise(game, solver, start, tol, max_steps, bounds, rescue, record)
+
+
+@functools.partial(jax.jit, static_argnums=4)
+def _settled(carried_game: Carried, start, tol, max_steps, record: int) -> tuple[dict[str, Any], Array]:
+    """Of a large population, through its aggregate; and whether that failed for want of convergence."""
+    game = carried_game.unwrap()
+    dtype = dtype_of(game)
+    uniform_aggregate = jnp.full(game.n_groups, 1 / game.n_groups, dtype)
+    aggregate = uniform_aggregate if start is None else game.affine().others.reach @ start
+    tol, max_steps = jnp.asarray(tol, dtype), jnp.asarray(max_steps, int)
+    found = settle(game, aggregate, tol, max_steps, record)
+    out_of_steps = found.passes >= max_steps
+    fields = dict(
+        profile=found.profile,
+        representation=found.representation,
+        residual=found.residual,
+        gap=jnp.where(concave_agents(game, found.profile).all(), found.gap, jnp.inf),
+        converged=found.done,
+        status=jnp.where(found.done, CONVERGED, MAX_STEPS),
+        steps=found.passes,
+        evaluations=found.passes,
+        tol=tol,
+        history=found.history if record else None,
+        bounds=None,
+        prices=None,
+    )
+    return fields, ~found.done & ~out_of_steps
+
+
+def _stepwise(game, solver, start, tol, max_steps, bounds, rescue: bool, record: int) -> dict[str, Any]:
+    """By the steps of a solver on profiles."""
     first, gave_up = _attempt(game, solver, start, tol, max_steps, bounds, record)
     if not rescue:
         return first

@@ -6,13 +6,16 @@ what the mixtures of all agents do to them (`Aggregate`, `Edges`, `Full`). Nothi
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Callable
+from typing import Any, ClassVar
 
 import jax.numpy as jnp
 from jax import Array
 from jax.experimental.sparse import BCOO
 
 from jaxgame._pytree import pytree
+
+CHUNK = 1024  # agents that are averaged before all are
 
 
 def column(x: Array) -> Array:
@@ -22,6 +25,17 @@ def column(x: Array) -> Array:
 
 def per_agent(x: Array, n: int) -> Array:
     return jnp.broadcast_to(x, (n,))
+
+
+def averaged(weights: Array, profile: Array) -> Array:
+    """Σ_i weights_i w_i, (D,): many agents in two stages, or rounding would add up over all of them."""
+    n = weights.shape[0]
+    if n < 2 * CHUNK:
+        return weights @ profile
+    count = n // CHUNK
+    head = count * CHUNK
+    parts = jnp.einsum("km,kmd->kd", weights[:head].reshape(count, CHUNK), profile[:head].reshape(count, CHUNK, -1))
+    return parts.sum(0) + weights[head:] @ profile[head:]
 
 
 @pytree()
@@ -76,6 +90,12 @@ class Blocks:
             out = out + coefficient * matrix
         return out if dense is None else out + dense
 
+    def rows(self, rows: Callable[[Array], Array]) -> Blocks:
+        """The blocks of the agents whose rows of arrays `rows` picks."""
+        diagonal = self.diagonal if self.diagonal.shape[0] == 1 else rows(self.diagonal)
+        terms = tuple((rows(coefficient), matrix) for coefficient, matrix in self.terms)
+        return Blocks(diagonal, terms, None if self.dense is None else rows(self.dense))
+
     @property
     def T(self) -> Blocks:
         dense = None if self.dense is None else jnp.swapaxes(self.dense, 1, 2)
@@ -100,7 +120,7 @@ class Aggregate:
     held: bool = False
 
     def apply(self, mixtures: Array) -> Array:
-        return self.spread(self.reach @ mixtures)
+        return self.spread(averaged(self.reach, mixtures))
 
     def spread(self, aggregate: Array) -> Array:
         """What each agent meets at the aggregate S (D,): (n, D)."""
@@ -174,6 +194,7 @@ class AffineMap:
     linear: Array  # (n, D)
     own: Blocks
     others: Aggregate | Edges | Full
+    replace: ClassVar[Callable[..., Any]]
 
     @property
     def is_aggregative(self) -> bool:

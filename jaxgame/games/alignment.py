@@ -15,8 +15,9 @@ from jax.experimental.sparse import BCOO
 
 from jaxgame import _checks
 from jaxgame._pytree import assign, pytree
-from jaxgame.games.affine import AffineMap, Aggregate, Blocks, Edges, column, per_agent
+from jaxgame.games.affine import AffineMap, Blocks, Edges, averaged, column, per_agent
 from jaxgame.games.coupling import Network
+from jaxgame.games.members import Members, Rows
 
 FORMS = ("pairwise", "centroid")
 METRICS = ("response", "mixture")
@@ -147,7 +148,7 @@ class AlignmentGame:
         n = self.n_agents
         if n == 1:
             return jnp.zeros_like(profile)
-        total = jnp.ones(n, profile.dtype) @ profile
+        total = averaged(jnp.ones(n, profile.dtype), profile)
         return (total[None] - profile) / (n - 1)
 
     def utilities(self, profile: Array) -> Array:
@@ -179,13 +180,34 @@ class AlignmentGame:
 
     def affine(self) -> AffineMap:
         """The game map, up to multiples of 1 an agent (they change no equilibrium)."""
-        n, K = self.n_agents, self.kernel
-        meeting = self._present()
-        consistency, diversity = per_agent(self.consistency, n), per_agent(self.diversity, n) * meeting
-        linear = column(self.attractiveness) * self.appeal + column(self.consistency) * self._metric(self.targets)
+        if self.coupling is None:
+            return self.members(lambda x: x).affine()
+        diversity = per_agent(self.diversity, self.n_agents) * self._present()
+        linear, curvature = self._alone(diversity, lambda x: x)
+        return AffineMap(linear, curvature, Edges(diversity, self.coupling.weights, self.kernel))
+
+    def members(self, rows: Rows) -> Members:
+        """Some agents of a population that meets as a whole: `rows` picks their rows of any (n, …)."""
+        n = self.n_agents
+        diversity = rows(per_agent(self.diversity, n)) * float(n > 1)
+        linear, curvature = self._alone(diversity, rows)
+        # The mean of the others is n/(n−1) of the population's mean, less the agent's own share of it.
+        sensitivity = diversity * (n / max(n - 1, 1))
+        weight = jnp.full_like(sensitivity, 1 / n)
+        return Members(
+            linear, curvature, -sensitivity / n, self.kernel, sensitivity, self.kernel, weight, rows(self.reach)
+        )
+
+    def _alone(self, diversity: Array, rows: Rows) -> tuple[Array, Blocks]:
+        """Linear utilities (b, D) and own curvature, as if the others' mean did not contain the agent."""
+        K = self.kernel
+        attractiveness, consistency = (
+            rows(per_agent(x, self.n_agents)) for x in (self.attractiveness, self.consistency)
+        )
+        linear = attractiveness[:, None] * rows(self.appeal) + consistency[:, None] * self._metric(rows(self.targets))
         diagonal, terms = jnp.zeros((1, 1), K.dtype), []
         if self.consistency_metric == "mixture":
-            diagonal = self.consistency.reshape(-1, 1)
+            diagonal = consistency[:, None] if self.consistency.ndim else self.consistency.reshape(1, 1)
         else:
             terms.append((consistency, K))
         if self.diversity_form == "pairwise":
@@ -194,12 +216,7 @@ class AlignmentGame:
             terms = [(consistency - diversity, K)]
         else:
             terms.append((-diversity, K))
-        if self.coupling is not None:
-            return AffineMap(linear, Blocks(diagonal, tuple(terms)), Edges(diversity, self.coupling.weights, K))
-        # The mean of the others is n/(n−1) of the population's mean, less the agent's own share of it.
-        sensitivity = diversity * (n / max(n - 1, 1))
-        terms.append((-sensitivity / n, K))
-        return AffineMap(linear, Blocks(diagonal, tuple(terms)), Aggregate(sensitivity, K, jnp.full(n, 1 / n, K.dtype)))
+        return linear, Blocks(diagonal, tuple(terms))
 
     def _metric(self, x: Array) -> Array:
         return x @ self.kernel if self.consistency_metric == "response" else x

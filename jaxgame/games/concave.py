@@ -11,7 +11,7 @@ from jax import Array
 
 from jaxgame import _checks
 from jaxgame._pytree import assign, pytree
-from jaxgame.games.affine import AffineMap, Aggregate, Blocks, Edges, Full
+from jaxgame.games.affine import AffineMap, Aggregate, Blocks, Edges, Full, averaged
 from jaxgame.games.coupling import Network
 
 
@@ -106,7 +106,7 @@ class ConcaveGame:
             return jnp.where(jnp.eye(n, dtype=bool)[:, :, None], 0, profile[None])
         if n == 1:
             return jnp.zeros_like(profile)
-        total = jnp.ones(n, profile.dtype) @ profile
+        total = averaged(jnp.ones(n, profile.dtype), profile)
         return (total[None] - profile) / (n - 1)
 
     def utilities(self, profile: Array) -> Array:

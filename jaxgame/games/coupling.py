@@ -14,7 +14,8 @@ from jax.experimental.sparse import BCOO
 
 from jaxgame import _checks
 from jaxgame._pytree import assign, pytree
-from jaxgame.games.affine import Aggregate, Blocks, Edges, Full, column, per_agent
+from jaxgame.games.affine import Blocks, Edges, Full, averaged, column, per_agent
+from jaxgame.games.members import Members, Rows
 
 
 @pytree(static=("atomic", "include_self"))
@@ -68,7 +69,7 @@ class MeanField:
 
     def meets(self, profile: Array) -> Array:
         weight = column(self.sensitivity)
-        met = weight * jnp.broadcast_to((self.B * (self.reach @ profile)[None]).sum(1), profile.shape)
+        met = weight * jnp.broadcast_to((self.B * averaged(self.reach, profile)[None]).sum(1), profile.shape)
         return met if self.include_self else met - weight * self.reach[:, None] * (profile @ self.B.T)
 
     def slope(self, profile: Array) -> Array:
@@ -77,15 +78,16 @@ class MeanField:
             return met + column(self.sensitivity) * self.reach[:, None] * (profile @ self.B)
         return met
 
-    def affine(self, own: Blocks) -> tuple[Blocks, Aggregate]:
-        n = self.reach.shape[0]
-        sensitivity = per_agent(self.sensitivity, n)
+    def members(self, linear: Array, curvature: Blocks, rows: Rows) -> Members:
+        """Agents of a game with this coupling, given their (b, D) linear utilities and their curvature."""
+        weight, sensitivity = rows(self.reach), rows(per_agent(self.sensitivity, self.reach.shape[0]))
+        own = matrix = None
         if not self.include_self:
-            own = Blocks(own.diagonal, (*own.terms, (-sensitivity * self.reach, self.B)), own.dense)
+            own, matrix = -sensitivity * weight, self.B
         elif self.atomic:
-            own = Blocks(own.diagonal, (*own.terms, (sensitivity * self.reach, self.B.T)), own.dense)
+            own, matrix = sensitivity * weight, self.B.T
         held = self.include_self and not self.atomic
-        return own, Aggregate(sensitivity, self.B, self.reach, None, held)
+        return Members(linear, curvature, own, matrix, sensitivity, self.B, weight, None, held)
 
 
 @pytree()

@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 from jax import Array
 
-from jaxgame.games.affine import AffineMap, Blocks, Full
+from jaxgame.games.affine import AffineMap, Blocks, Full, averaged
 
 
 @runtime_checkable
@@ -64,7 +64,7 @@ def reach_of(game: Any, dtype: Any) -> Array:
 
 def representation(game: Any, profile: Array) -> Array:
     """S = Σ_i reach_i w_i, (D,): what the audience is shown."""
-    return reach_of(game, profile.dtype) @ profile
+    return averaged(reach_of(game, profile.dtype), profile)
 
 
 def dtype_of(game: Any) -> Any:

@@ -12,6 +12,7 @@ from jaxgame._pytree import assign, pytree
 from jaxgame.games import curvature as curvatures
 from jaxgame.games.affine import AffineMap
 from jaxgame.games.coupling import Dense, MeanField, Network
+from jaxgame.games.members import Members, Rows
 
 
 @pytree()
@@ -75,5 +76,12 @@ class QuadraticGame:
 
     def affine(self) -> AffineMap:
         """The game map F = −g."""
+        if isinstance(self.coupling, MeanField):
+            return self.members(lambda x: x).affine()
         own, others = self.coupling.affine(curvatures.blocks(self.curvature, self.n_agents))
         return AffineMap(self.linear, own, others)
+
+    def members(self, rows: Rows) -> Members:
+        """Some agents of a mean-field game, without a copy of the others: `rows` picks their rows of any (n, …)."""
+        curvature = curvatures.blocks(self.curvature, self.n_agents).rows(rows)
+        return self.coupling.members(rows(self.linear), curvature, rows)

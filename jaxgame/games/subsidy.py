@@ -13,6 +13,7 @@ from jaxgame import _checks
 from jaxgame._pytree import assign, pytree
 from jaxgame.games.affine import AffineMap
 from jaxgame.games.concave import ConcaveGame
+from jaxgame.games.members import Members
 from jaxgame.games.protocol import dtype_of
 
 # What solvers may ask of a game beyond the protocol, and an addition does not change.
@@ -63,14 +64,18 @@ class Subsidised:
             return getattr(self.game, name)
         if name == "affine":
             inner = self.game.affine
-            return lambda: self._added(inner())
+            return lambda: _added(inner(), self.addition)
+        if name == "members":
+            some = self.game.members
+            return lambda rows: _added(some(rows), rows(self.addition))
         if name == "linearise":
-            inner = self.game.linearise
-            return lambda profile: self._added(inner(profile))
+            expand = self.game.linearise
+            return lambda profile: _added(expand(profile), self.addition)
         raise AttributeError(name)
 
-    def _added(self, affine: AffineMap) -> AffineMap:
-        return AffineMap(affine.linear + self.addition, affine.own, affine.others)
+
+def _added(part: AffineMap | Members, addition: Array) -> Any:
+    return part.replace(linear=part.linear + addition)
 
 
 def _checked(game: Any, addition: Any) -> Array:

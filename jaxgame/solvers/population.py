@@ -1,0 +1,152 @@
+"""One pass over a population: what all agents answer to an aggregate, a block of agents at a time (theory §6).
+
+A block stays in cache, sums are kept an agent's place in the block each and compensated, and nothing but the answer
+itself is as large as the population.
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable
+from typing import Any, ClassVar
+
+import jax.numpy as jnp
+from jax import Array, lax
+
+from jaxgame._pytree import pytree
+from jaxgame.games.members import Members, Rows
+from jaxgame.solvers.columns import agents_last, over_groups
+from jaxgame.solvers.respond import is_closed, respond
+
+CLOSED_BYTES, MATRIX_BYTES = 2**20, 2**18  # of one (D, b) array: measured, benchmarks/README.md
+SAMPLED = 16  # one agent in so many stands for all where directions are concerned
+SAMPLE_LEAST = 4096
+RUN = 8  # neighbours that are sampled together: whole cache lines
+
+
+@pytree()
+class Answer:
+    """What a population answers to an aggregate S.
+
+    total: Σ weight_i w_i; shown: Σ reach_i w_i; error, gap: of the worst agent, bounds on its natural residual and on
+    what it could gain at S; spread: the largest marginal at the uniform profile, centred.
+    """
+
+    total: Array
+    shown: Array
+    error: Array
+    gap: Array
+    spread: Array
+
+
+def block_size(n: int, n_groups: int, dtype: Any, closed: bool) -> int:
+    """Agents at a time. Where responses are formulas, enough to share a block's work among cores; else, what stays in
+    cache.
+    """
+    size = (CLOSED_BYTES if closed else MATRIX_BYTES) // (jnp.dtype(dtype).itemsize * n_groups)
+    return min(n, max(size // 128 * 128, 128))
+
+
+def answer(
+    game: Any, aggregate: Array, profile: Array, tol: Array, *, spread: Array, write: Array
+) -> tuple[Answer, Array]:
+    """All agents' responses to S (D,) up to tol.
+
+    profile (n, D): where to put them, and for matrix curvature near them for a start; closed forms are kept only if
+    `write`. spread: as of an answer before, or negative if unknown.
+    """
+    n, n_groups = game.n_agents, game.n_groups
+    dtype = aggregate.dtype
+    first = game.members(lambda x: x[:1])
+    closed, felt = is_closed(first), (first.B * aggregate[None]).sum(1)
+    size = block_size(n, n_groups, dtype, closed)
+
+    def block(k: Array, carry: tuple) -> tuple:
+        total, shown, (error, gap, most), profile = carry
+        # The last block overlaps the one before; what is there for the second time has no weight.
+        start = jnp.minimum(k * size, n - size)
+        fresh = start + jnp.arange(size) >= k * size
+        rows = functools.partial(lax.dynamic_slice_in_dim, start_index=start, slice_size=size)
+        members = game.members(rows)
+        linear = agents_last(members.linear)
+        near = None if closed else agents_last(rows(profile))
+        found = respond(members, linear - members.sensitivity[None] * felt[:, None], near, tol)
+        mixture = found.mixture
+        total = _added(total, mixture @ jnp.where(fresh, members.weight, 0))
+        if members.reach is not None:
+            shown = _added(shown, mixture @ jnp.where(fresh, members.reach, 0))
+        put = functools.partial(_put, start)
+        profile = (
+            lax.cond(write, put, lambda profile, _: profile, profile, mixture) if closed else put(profile, mixture)
+        )
+        most = lax.cond(spread < 0, lambda: jnp.maximum(most, _spread(members, linear)), lambda: most)
+        return total, shown, (jnp.maximum(error, found.error), jnp.maximum(gap, found.gap), most), profile
+
+    zero, least = jnp.zeros(n_groups, dtype), jnp.zeros(size, dtype)
+    start = (zero, zero), (zero, zero), (least, least, jnp.maximum(least, spread)), profile
+    total, shown, worst, profile = lax.fori_loop(0, -(-n // size), block, start)
+    total, shown = total[0] + total[1], shown[0] + shown[1]
+    return Answer(total, total if first.reach is None else shown, *(x.max() for x in worst)), profile
+
+
+def _put(start: Array, profile: Array, mixture: Array) -> Array:
+    return lax.dynamic_update_slice_in_dim(profile, mixture.T, start, 0)
+
+
+def _spread(members: Members, linear: Array) -> Array:
+    """The largest marginal at the uniform profile, centred, (b,)."""
+    blocks = members.curvature
+    parts = [(members.sensitivity, members.B), *blocks.terms]
+    if members.own is not None and members.matrix is not None:
+        parts.append((members.own, members.matrix))
+    share = 1 / linear.shape[0]
+    slope = linear - share * blocks.diagonal.T
+    for coefficient, matrix in parts:
+        slope = slope - coefficient[None] * (share * matrix.sum(1))[:, None]
+    if blocks.dense is not None:
+        slope = slope - share * agents_last(blocks.dense.sum(2))
+    mean = share * over_groups(jnp.add, slope)
+    return over_groups(jnp.maximum, [jnp.abs(row - mean) for row in slope])
+
+
+def _added(total: tuple[Array, Array], x: Array) -> tuple[Array, Array]:
+    """A sum and its rounding error, with one more term (Kahan)."""
+    high, low = total
+    term = x + low
+    new = high + term
+    return new, term - (new - high)
+
+
+@pytree()
+class Sample:
+    """Agents that stand for a population: runs of neighbours at even distances, their weights scaled to all."""
+
+    chosen: Any  # Members
+    replace: ClassVar[Callable[..., Any]]
+
+    @property
+    def n_agents(self) -> int:
+        return self.chosen.linear.shape[0]
+
+    @property
+    def n_groups(self) -> int:
+        return self.chosen.linear.shape[1]
+
+    def members(self, rows: Rows) -> Members:
+        return self.chosen.rows(rows)
+
+
+def sample(game: Any, size: int) -> Sample:
+    """All agents, where there are no more than `size`."""
+    n = game.n_agents
+    if n <= size:
+        return Sample(game.members(lambda x: x))
+    runs = size // RUN
+    every = n // runs
+
+    def rows(x: Array) -> Array:
+        picked = x[: runs * every].reshape(runs, every, *x.shape[1:])[:, :RUN]
+        return picked.reshape(runs * RUN, *x.shape[1:])
+
+    members = game.members(rows)
+    return Sample(members.replace(weight=members.weight / members.weight.sum()))

@@ -1,0 +1,213 @@
+"""Large populations through their aggregate: sampled, in blocks, in a few passes."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+import jaxgame as jg
+from jaxgame import solving
+from jaxgame.solvers import population, settle
+from jaxgame.solvers.columns import waterfill
+from jaxgame.solvers.scale import measure
+
+
+@pytest.fixture
+def small(monkeypatch):
+    """Populations are large from one number on, of several blocks, and sampled."""
+    monkeypatch.setattr(settle, "POPULOUS", 1)
+    monkeypatch.setattr(settle, "LEAST", 64)
+    monkeypatch.setattr(settle, "SHARE", 4)
+    monkeypatch.setattr(population, "CLOSED_BYTES", 1)
+    monkeypatch.setattr(population, "MATRIX_BYTES", 1)
+    jax.clear_caches()
+    yield
+    jax.clear_caches()
+
+
+def spectral(rng, n_groups, condition):
+    basis = np.linalg.qr(rng.normal(size=(n_groups, n_groups)))[0]
+    matrix = (basis * np.geomspace(1, condition, n_groups)) @ basis.T
+    return (matrix + matrix.T) / 2
+
+
+def populations(rng, n, n_groups, dtype):
+    """Of every curvature and way to meet: name, game."""
+    linear = rng.normal(size=(n, n_groups))
+    q = rng.uniform(0.5, 1.5, n)
+    B = rng.normal(size=(n_groups, n_groups))
+    B = (B @ B.T + B - B.T) / n_groups
+    reach = rng.dirichlet(np.ones(n) * 5)
+    matrices = np.stack([spectral(rng, n_groups, 8) for _ in range(n)])
+    curvatures = {
+        "scalar": 0.8,
+        "per agent": q,
+        "diagonal": jg.Diagonal(rng.uniform(0.5, 2, (n, n_groups))),
+        "shared diagonal": jg.Diagonal(rng.uniform(0.5, 2, n_groups)),
+        "scaled": jg.Scaled(q, spectral(rng, n_groups, 30)),
+        "shared": spectral(rng, n_groups, 10),
+        "matrices": matrices,
+    }
+    meetings = {
+        "nash": dict(),
+        "wardrop": dict(atomic=False, reach=reach, sensitivity=rng.uniform(0, 1, n)),
+        "others": dict(include_self=False, sensitivity=0.7),
+    }
+
+    def cast(x):
+        return jax.tree.map(lambda leaf: np.asarray(leaf, dtype), x)
+
+    for kind, curvature in curvatures.items():
+        for meeting, options in meetings.items():
+            options = {k: v if isinstance(v, bool) else cast(v) for k, v in options.items()}
+            coupling = jg.MeanField(cast(B), **options)
+            yield f"{kind}, {meeting}", jg.QuadraticGame(cast(linear), cast(curvature), coupling=coupling)
+    kernel = np.exp(-((np.arange(n_groups)[:, None] - np.arange(n_groups)) ** 2) / 2)
+    for metric in ("response", "mixture"):
+        for form in ("pairwise", "centroid"):
+            yield (
+                f"alignment, {metric}, {form}",
+                jg.AlignmentGame(
+                    cast(rng.dirichlet(np.ones(n_groups), n)),
+                    cast(kernel),
+                    cast(rng.normal(size=(n, n_groups))),
+                    attractiveness=cast(rng.uniform(0.1, 0.3, n)),
+                    consistency=1.0,
+                    diversity=0.25,
+                    diversity_form=form,
+                    consistency_metric=metric,
+                    reach=cast(reach),
+                ),
+            )
+
+
+NAMES = [name for name, _ in populations(np.random.default_rng(0), 3, 2, np.float64)]
+USUAL = {
+    "scalar, others",
+    "per agent, nash",
+    "diagonal, wardrop",
+    "scaled, nash",
+    "matrices, wardrop",
+    "alignment, response, pairwise",
+    "alignment, mixture, pairwise",
+}
+
+
+def residual(game, profile):
+    """The natural residual with unit step, in float64 and numpy."""
+    w = np.asarray(profile, np.float64)
+    affine = jax.tree.map(lambda x: np.asarray(x, np.float64), game.affine())
+    total = affine.own.diagonal * w
+    for coefficient, matrix in affine.own.terms:
+        total = total + coefficient[:, None] * (w @ matrix.T)
+    if affine.own.dense is not None:
+        total = total + np.einsum("ide,ie->id", affine.own.dense, w)
+    total = total + affine.others.sensitivity[:, None] * (affine.others.B @ (affine.others.reach @ w))
+    ahead = w + affine.linear - total
+    ordered = -np.sort(-ahead, 1)
+    levels = (np.cumsum(ordered, 1) - 1) / np.arange(1, w.shape[1] + 1)
+    count = (ordered > levels).sum(1)
+    level = levels[np.arange(len(w)), count - 1]
+    return np.abs(w - np.maximum(ahead - level[:, None], 0)).max()
+
+
+@pytest.mark.float32
+@pytest.mark.parametrize(
+    "name", [pytest.param(name, marks=() if name in USUAL else pytest.mark.slow) for name in NAMES]
+)
+def test_population_is_in_equilibrium(name, small, rng, dtype):
+    game = dict(populations(rng, 700, 6, dtype))[name]
+    assert settle.is_populous(game)
+    found = jg.solve(game)
+    assert bool(found.converged), found.message
+    assert found.profile.dtype == dtype
+    assert residual(game, found.profile) <= (1e-11 if dtype == np.float64 else 2e-5)
+    assert float(jnp.abs(found.profile.sum(1) - 1).max()) <= 4 * np.finfo(dtype).eps * 6**0.5
+    assert float(found.profile.min()) >= 0
+    reach = np.asarray(found.game.reach if found.game.reach is not None else game.coupling.reach, np.float64)
+    shown = reach @ np.asarray(found.profile, np.float64)
+    np.testing.assert_allclose(found.representation, shown, atol=20 * np.finfo(dtype).eps)
+    if dtype == np.float64:
+        # Steps on whole profiles, a solver that has nothing in common with it.
+        dense = jg.solve(game, jg.Newton())
+        np.testing.assert_allclose(found.profile, dense.profile, atol=1e-10)
+        # Bounds, not estimates.
+        assert (
+            float(found.residual)
+            >= float(measure(game, dtype).residual(found.profile, game.marginals(found.profile))) - 1e-15
+        )
+        assert float(found.gap) >= float(jg.certify(game, found).exploitability.max()) - 1e-14
+
+
+def test_population_takes_few_passes(rng):
+    """Sampling errors are a few per cent of a step; a repeated solve compiles nothing."""
+    n, n_groups = 40_000, 8
+    game = jg.QuadraticGame(
+        rng.normal(size=(n, n_groups)), rng.uniform(0.5, 1.5, n), coupling=jg.MeanField(np.eye(n_groups))
+    )
+    found = jg.solve(game, history=True)
+    assert bool(found.converged)
+    assert 2 <= int(found.steps) <= 6
+    assert found.history is not None
+    assert found.history.shape == (int(found.steps),)
+    assert found.history[-1] == found.residual
+    assert residual(game, found.profile) <= 1e-10
+    jg.solve(game)
+    before = solving._settled._cache_size()  # pyright: ignore[reportAttributeAccessIssue]
+    again = jg.solve(game.replace(linear=game.linear + 0.1 * rng.normal(size=(1, n_groups))))
+    assert bool(again.converged)
+    assert solving._settled._cache_size() == before  # pyright: ignore[reportAttributeAccessIssue]
+    few = jg.solve(game, max_steps=1)
+    assert not bool(few.converged) and int(few.status) == 1 and int(few.steps) == 1
+    np.testing.assert_allclose(few.profile.sum(1), 1, atol=1e-14)
+
+
+def test_population_under_transformations(small, rng):
+    game = dict(populations(rng, 300, 4, np.float64))["per agent, nash"]
+    assert isinstance(game, jg.QuadraticGame)
+    expected = jg.solve(game)
+    jitted = jax.jit(jg.solve)(game)
+    np.testing.assert_allclose(jitted.profile, expected.profile, atol=1e-12)
+    games = jax.vmap(lambda shift: game.replace(linear=game.linear + shift[None]))(jnp.asarray(rng.normal(size=(3, 4))))
+    batch = jax.vmap(jg.solve)(games)
+    for k in range(3):
+        alone = jg.solve(jax.tree.map(lambda x, k=k: x[k], games))
+        np.testing.assert_allclose(batch.profile[k], alone.profile, atol=1e-10)
+
+    def shown(linear):
+        return jg.solve(game.replace(linear=linear)).representation[0]
+
+    direction = rng.normal(size=game.linear.shape)
+    _, slope = jax.jvp(shown, (game.linear,), (jnp.asarray(direction),))
+    step = 1e-6
+    ahead, behind = (
+        jg.solve(game.replace(linear=game.linear + s * direction)).representation[0] for s in (step, -step)
+    )
+    np.testing.assert_allclose(slope, (ahead - behind) / (2 * step), rtol=1e-5)
+    np.testing.assert_allclose((jax.grad(shown)(game.linear) * direction).sum(), slope, rtol=1e-9)
+
+
+def test_population_that_is_not_monotone_is_left_to_other_solvers(small, rng):
+    """Where the passes end without a proof, the solver of profiles takes over, and says what it found."""
+    n = 200
+    B = -3 * np.eye(4)
+    game = jg.QuadraticGame(rng.normal(size=(n, 4)), 1.0, coupling=jg.MeanField(B))
+    found = jg.solve(game)
+    assert bool(found.converged) == (residual(game, found.profile) <= 1e-8)
+
+
+def test_waterfill_is_the_maximiser(rng, dtype):
+    """KKT conditions, for agents whose supports need many trials, and at every magnitude."""
+    for magnitude in (1e-3, 1.0, 1e4):
+        linear = magnitude * np.sort(rng.exponential(size=(50, 33)), 1).cumsum(1).T[::-1]
+        for h in (np.full((1, 50), 0.7), rng.uniform(0.1, 3, (33, 50))):
+            w, off, _ = (np.asarray(x) for x in waterfill(jnp.asarray(linear, dtype), jnp.asarray(h, dtype)))
+            assert np.abs(w.sum(0) - 1).max() <= 1e-6 if dtype == np.float32 else 1e-14
+            slope = linear - h * w
+            top = np.where(w > 0, slope, -np.inf).max(0)
+            noise = 100 * np.finfo(dtype).eps * (magnitude * 33 + 3)
+            assert (np.abs(np.where(w > 0, slope - top, 0)) <= noise).all()
+            assert (slope <= top + noise).all()
+            assert off.max() <= 1e-3
+    nan, _, _ = waterfill(jnp.asarray([[np.nan, 1.0], [0.0, 2.0]], dtype), jnp.ones((1, 2), dtype))
+    assert np.isnan(nan[:, 0]).all() and np.isfinite(nan[:, 1]).all()
