@@ -49,9 +49,16 @@ def tangent(
     _, rhs = jax.jvp(slopes, (game, bounds), (change, bounds_change))
     rhs = rhs + 0 * _total((change, bounds_change), rhs.dtype)
     forward, backward = at.solvers(rhs)
-    moved = lax.custom_linear_solve(at.operator, at.restricted(rhs), _checked(forward, loud), _checked(backward, loud))
+    moved = solved(at.operator, at.restricted(rhs), forward, backward, loud=loud)
     x, charged = at.split(moved)
     return x, None if bounds is None else charged
+
+
+def solved(operator: Linear, rhs: Array, forward: Approximate, backward: Approximate, *, loud: bool) -> Array:
+    """The solution of operator(x) = rhs by approximate solvers of it and of its transpose, both checked; NaN where they
+    fail, or with `loud` a FloatingPointError.
+    """
+    return lax.custom_linear_solve(operator, rhs, _checked(forward, loud), _checked(backward, loud))
 
 
 def _total(tangents: Any, dtype: Any) -> Array:

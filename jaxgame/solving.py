@@ -11,14 +11,14 @@ import numpy as np
 from jax import Array, lax
 from jax.core import Tracer
 
-from jaxgame import _checks
+from jaxgame import _checks, population_implicit
 from jaxgame._pytree import Carried
 from jaxgame.bounds import Bounds
 from jaxgame.certificate.gap import concave_agents, gaps
 from jaxgame.equilibrium import Equilibrium
 from jaxgame.games import dtype_of, is_aggregative, linearise, reach_of, representation
 from jaxgame.games.affine import AffineMap
-from jaxgame.implicit import tangent
+from jaxgame.implicit import solved, tangent
 from jaxgame.solvers import AggregativeNewton, GoldenRatio, Newton, Solver
 from jaxgame.solvers.bounded_newton import BoundedNewton
 from jaxgame.solvers.kkt import DENSE_LIMIT, is_tractable
@@ -261,12 +261,22 @@ def _found_jvp(rescue: bool, record: int, primals: tuple, tangents: tuple) -> tu
     """The implicit derivative; the start, the solver and the tolerance do not move an equilibrium."""
     out = _differentiable(*primals, rescue, record)
     loud = _checks.concrete(~jnp.zeros((), bool))  # no jit around this, so that an error can be raised
-    return out, _tangents(primals[0], tangents[0], primals[5], tangents[5], out, loud)
+    game, _, _, _, _, bounds = primals
+    passes = population_implicit.corrections(game.unwrap()) if bounds is None else None
+    return out, _tangents(game, tangents[0], bounds, tangents[5], out, loud, passes)
 
 
-@functools.partial(jax.jit, static_argnums=5)
-def _tangents(carried_game, carried_change, bounds, bounds_change, out: dict[str, Any], loud: bool) -> dict[str, Any]:
+@functools.partial(jax.jit, static_argnums=(5, 6))
+def _tangents(
+    carried_game, carried_change, bounds, bounds_change, out: dict[str, Any], loud: bool, passes: int | None
+) -> dict[str, Any]:
     game, change, profile = carried_game.unwrap(), carried_change.unwrap(), out["profile"]
+    if passes is not None:
+        valid = jnp.where(out["converged"], jnp.ones((), profile.dtype), jnp.nan)
+        solver = functools.partial(solved, loud=loud)
+        moved, shown = population_implicit.tangent(game, change, profile, valid, passes, solver)
+        still = jax.tree.map(_no_tangent, out)
+        return still | dict(profile=moved, representation=shown)
     moved, charged = tangent(game, change, bounds, bounds_change, profile, out["prices"], loud)
     # No derivative of what is no equilibrium. A product: the transpose of a selection would be zero where it failed.
     valid = jnp.where(out["converged"], jnp.ones((), profile.dtype), jnp.nan)

@@ -21,15 +21,21 @@ def agents_last(x: Array) -> Array:
     return with_layout_constraint(x.T, Layout(major_to_minor=(0, 1)))
 
 
-def over_groups(op: Callable[[Array, Array], Array], rows: Iterable[Array]) -> Array:
-    """Finite (D, b), or its rows, -> (b,): a tree of rows, one pass for XLA; reducing a leading axis is far slower.
-
-    Ends in a division by 1: XLA repeats in every consumer what it takes for cheap, as it does a tree, but no quotient.
-    """
+def tree(op: Callable[[Array, Array], Array], rows: Iterable[Array]) -> Array:
+    """(D, b), or its rows, -> (b,): pair by pair, one pass for XLA; reducing a leading axis is far slower."""
     left = list(rows)
     while len(left) > 1:
         left = [op(a, b) for a, b in zip(left[::2], left[1::2], strict=False)] + left[len(left) & ~1 :]
-    return left[0] / jnp.sign(1 + (left[0] - left[0]))
+    return left[0]
+
+
+def over_groups(op: Callable[[Array, Array], Array], rows: Iterable[Array]) -> Array:
+    """The same for finite entries, to be used more than once.
+
+    Ends in a division by 1: XLA repeats in every consumer what it takes for cheap, as it does a tree, but no quotient.
+    """
+    found = tree(op, rows)
+    return found / jnp.sign(1 + (found - found))
 
 
 def folded(op: Callable[[Array, Array], Array], x: Array) -> Array:
