@@ -58,11 +58,11 @@ def tangent(game: Any, change: Any, profile: Array, valid: Array, rounds: int, s
     """
     members, changes = jax.jvp(lambda game: game.members(lambda x: x), (game,), (change,))
     aggregate = averaged(members.weight, profile)
-    size = block_size(*profile.shape, profile.dtype, True)
+    size = block_size(profile.shape[0], profile.shape[1], profile.dtype, True)
     blocks = functools.partial(_over_blocks, members, profile, size)
     responses, shares = _to_aggregate(members, profile, size)
 
-    @jax.checkpoint  # pyright: ignore[reportPrivateImportUsage]
+    @jax.checkpoint
     def alone(here: Members, moved: Members, mixture: Array) -> tuple[Array, Array]:
         """What a block adds to dS, and to the change of the representation, with S as it is."""
         move = valid * _moved(here, moved, mixture, aggregate, jnp.zeros_like(aggregate), rounds)
@@ -105,7 +105,7 @@ def tangent(game: Any, change: Any, profile: Array, valid: Array, rounds: int, s
     felt = (members.B * shift[None]).sum(1) + changes.B @ aggregate
     shown = shift if members.reach is None else shown - answered(felt)[1]
 
-    @jax.checkpoint  # pyright: ignore[reportPrivateImportUsage]
+    @jax.checkpoint
     def everyone(here: Members, moved: Members, mixture: Array) -> Array:
         return (valid * _moved(here, moved, mixture, aggregate, felt, rounds)).T
 

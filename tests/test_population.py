@@ -176,7 +176,13 @@ def test_population_under_transformations(small, rng):
 
 
 @pytest.mark.parametrize(
-    "name", ["per agent, nash", "diagonal, wardrop", "alignment, mixture, pairwise", "scaled, others"]
+    "name",
+    [
+        "per agent, nash",
+        "diagonal, wardrop",
+        pytest.param("alignment, mixture, pairwise", marks=pytest.mark.slow),
+        pytest.param("scaled, others", marks=pytest.mark.slow),
+    ],
 )
 def test_population_has_a_derivative(name, small, rng):
     """In every leaf against finite differences; forward and reverse agree, on blocks of 128 and a shorter last one."""

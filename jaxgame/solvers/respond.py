@@ -63,19 +63,20 @@ def _closed(members: Members, linear: Array, tol: Array) -> Response:
     own, matrix = members.own, members.matrix
     felt = jnp.abs(own) * (matrix.max() - matrix.min())  # at most, of a move of size 1
 
+    # A marginal that is wrong by δ moves an entry of the response by at most 2 δ / h.
+    reply = 2 * felt / h.min(0)
+
     def unsettled(carry: tuple[Response, Array, Array]) -> Array:
         _, moved, k = carry
-        return (moved > tol).any() & (k < ROUNDS)
+        return (reply * moved > tol).any() & (k < ROUNDS)
 
     def again(carry: tuple[Response, Array, Array]) -> tuple[Response, Array, Array]:
         now, _, k = carry
         new = once(linear - own[None] * (matrix @ now.mixture))
         return new, over_groups(jnp.add, jnp.abs(new.mixture - now.mixture)), k + 1
 
-    # By how much the first response could be off: an entry moves by at most twice what its utility does over h.
-    first = 2 * felt / h.min(0)
-    found, moved, _ = lax.while_loop(unsettled, again, (found, first, jnp.zeros((), int)))
-    return Response(found.mixture, found.error + moved, found.gap + felt * moved)
+    found, moved, _ = lax.while_loop(unsettled, again, (found, jnp.ones_like(reply), jnp.zeros((), int)))
+    return Response(found.mixture, found.error + reply * moved, found.gap + felt * moved)
 
 
 @pytree()
