@@ -11,7 +11,6 @@ from typing import Any, ClassVar
 import jax.numpy as jnp
 import numpy as np
 from jax import Array
-from jax.experimental.sparse import BCOO
 
 from jaxgame import _checks
 from jaxgame._pytree import assign, pytree
@@ -143,7 +142,7 @@ class AlignmentGame:
     def others(self, profile: Array) -> Array:
         """s̄: what each agent sees of the others, (n, D); zeros for an agent that meets no one."""
         if self.coupling is not None:
-            return self.coupling.weights @ profile
+            return self.coupling.factor @ profile
         n = self.n_agents
         if n == 1:
             return jnp.zeros_like(profile)
@@ -195,7 +194,9 @@ class AlignmentGame:
         else:
             terms.append((-diversity, K))
         if self.coupling is not None:
-            return AffineMap(linear, Blocks(diagonal, tuple(terms)), Edges(diversity, self.coupling.weights, K))
+            return AffineMap(
+                linear, Blocks(diagonal, tuple(terms)), Edges(diversity, self.coupling.weights, self.coupling.factor, K)
+            )
         # The mean of the others is n/(n−1) of the population's mean, less the agent's own share of it.
         sensitivity = diversity * (n / max(n - 1, 1))
         terms.append((-sensitivity / n, K))
@@ -218,6 +219,4 @@ class AlignmentGame:
         n = self.n_agents
         if self.coupling is None:
             return jnp.full(n, float(n > 1), self.kernel.dtype)
-        weights = self.coupling.weights
-        ones = jnp.ones((n, 1), self.kernel.dtype)
-        return (weights @ ones)[:, 0] if isinstance(weights, BCOO) else weights.sum(-1)
+        return (self.coupling.factor @ jnp.ones((n, 1), self.kernel.dtype))[:, 0]
