@@ -15,8 +15,8 @@ from jax import Array, lax
 from jaxgame._pytree import pytree
 
 Linear = Callable[[Array], Array]
-MOST_CYCLES = 500  # of four products each
-PATIENCE = 50  # cycles without a new best residual
+MOST_CYCLES = 100  # of four products each, before it starts over
+PATIENCE = 25  # cycles without a new best residual
 
 
 @pytree()

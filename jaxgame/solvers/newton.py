@@ -52,7 +52,7 @@ class Newton:
     """Semismooth Newton for any game whose Jacobian can be had; with an exact finish on quadratic games.
 
     Linear algebra: through the aggregate where agents meet through a mean (O(n D³) a step, nothing n × n), dense LU
-    up to n·D = 4096 ((n·D)² numbers), matrix-free GMRES beyond.
+    up to n·D = 4096 ((n·D)² numbers), products with the network beyond (`krylov`), only as exactly as the step asks.
     """
 
     max_steps: ClassVar[int] = 200
@@ -75,8 +75,15 @@ class Newton:
         )
 
     def guess(self, affine: AffineMap, base: Array, residual: Array) -> tuple[Array, Array]:
-        """The faces that a base and its natural residual suggest; and the point that the solve on them starts from."""
-        return natural_face(affine, base), base
+        """The faces that a base and its natural residual suggest; and the point that the solve on them starts from.
+
+        Best responses to the others where the solve on the faces is iterative, and so dear: they take far fewer faces.
+        """
+        if kkt.is_direct(affine):
+            return natural_face(affine, base), base
+        from jaxgame.solvers.aggregative_newton import response_guess  # which builds on this file
+
+        return response_guess(affine, base, residual)
 
     def step(self, game: Any, state: NewtonState) -> NewtonState:
         """One factorisation: a trial of faces or, in a search, every other time, a step along the central path."""

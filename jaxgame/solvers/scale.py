@@ -53,9 +53,11 @@ def norms(affine: AffineMap) -> tuple[Array, Array]:
     meet through one matrix by the power method, from below.
     """
     own, others = affine.own, affine.others
-    network = isinstance(others, Edges) and isinstance(others.weights, BCOO) and others.left is None
-    one = network or (isinstance(others, Aggregate) and others.B is not None)
-    met = [others.B] if one and others.B is not None else []
+    met, reached = [], None
+    if isinstance(others, Aggregate) and others.B is not None:
+        met, reached = [others.B], jnp.linalg.norm(others.sensitivity) * jnp.linalg.norm(others.reach)
+    elif isinstance(others, Edges) and isinstance(others.weights, BCOO) and others.left is None:
+        met, reached = [] if others.B is None else [others.B], network_norm(others)
     matrices = [matrix for _, matrix in own.terms] + met
     sizes = linalg.norm_bound(linalg.tangent(jnp.stack(matrices))) if matrices else []
     norm = jnp.abs(own.diagonal).max(1)
@@ -64,13 +66,7 @@ def norms(affine: AffineMap) -> tuple[Array, Array]:
     if own.dense is not None:
         norm = norm + jnp.sqrt((own.dense**2).sum((1, 2)))
     norm = norm.max()
-    if not one:
-        return lipschitz(affine), norm
-    if isinstance(others, Aggregate):
-        met_norm = jnp.linalg.norm(others.sensitivity) * jnp.linalg.norm(others.reach)
-    else:
-        met_norm = network_norm(others)
-    return norm + met_norm * (sizes[-1] if met else 1), norm
+    return (lipschitz(affine) if reached is None else norm + reached * (sizes[-1] if met else 1)), norm
 
 
 def network_norm(others: Edges) -> Array:
