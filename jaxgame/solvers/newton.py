@@ -78,8 +78,9 @@ class Newton:
         """The faces that a base and its natural residual suggest; and the point that the solve on them starts from.
 
         Best responses to the others where the solve on the faces is iterative, and so dear: they take far fewer faces.
+        With diagonal curvature they are what the natural map suggests.
         """
-        if kkt.is_direct(affine):
+        if kkt.is_direct(affine) or affine.own.is_diagonal:
             return natural_face(affine, base), base
         from jaxgame.solvers.aggregative_newton import response_guess  # which builds on this file
 
