@@ -75,7 +75,7 @@ class AlignmentGame:
                 f"coupling must be None (mean of the other agents) or a Network, got {type(coupling).__name__}"
             )
         dtype = _checks.float_dtype(
-            targets, kernel, appeal, attractiveness, consistency, diversity, spread, reach, coupling
+            targets, kernel, appeal, attractiveness, consistency, diversity, spread, reach, coupling and coupling.arrays
         )
         targets = _checks.shares("targets", _checks.array("targets", targets, dtype, ("n", "D")), targets)
         n, n_groups = targets.shape
