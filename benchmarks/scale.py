@@ -225,8 +225,8 @@ def report(records: list[dict[str, Any]], environment: dict[str, Any], output: p
         *common.prose(
             "× read + write: the solve as a multiple of jitted 2 x + 1 on the (n, D) data, in one process by turns;",
             "below 10⁶ agents the data is in cache and the unit next to nothing. residual: natural, unit step, float64",
-            "and numpy, 20,000 agents at the aggregate of all. bound: what `solve` proves, scale-free. memory: data and",
-            "what a warm solve adds at its peak, over data and profile.",
+            "and numpy, 20,000 agents at the aggregate of all. bound: what `solve` proves, scale-free. memory: data",
+            "and what a warm solve adds at its peak, over data and profile.",
         ),
         "",
         common.described(environment),

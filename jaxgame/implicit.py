@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
-import lineax as lx
 import numpy as np
 from jax import Array, lax
 
@@ -16,13 +15,18 @@ from jaxgame._pytree import pytree
 from jaxgame.bounds import Bounds
 from jaxgame.games import linearise, reach_of, representation
 from jaxgame.games.affine import AffineMap, Aggregate
-from jaxgame.solvers import kkt
+from jaxgame.solvers import kkt, krylov
 from jaxgame.solvers.own_blocks import own_blocks
-
-RESTART, MOST_STEPS = 30, 3000  # of GMRES: memory in profiles, and products with the Jacobian
 
 Linear = Callable[[Array], Array]
 Approximate = Callable[[Linear, Array], Array]  # (operator, right-hand side) -> solution
+
+
+class Solver(NamedTuple):
+    """Of a linear system, to be checked."""
+
+    approximate: Approximate
+    operator: Linear | None = None  # in place of the one that JAX hands on
 
 
 def tangent(
@@ -35,7 +39,8 @@ def tangent(
     al. 2021). NaN where the linear solve fails, as in games that are singular on the face; with `loud`, and if no
     entry of a batch succeeds, a FloatingPointError (which JAX wraps in an error of its own).
     """
-    at = _Conditions(game, profile, bounds, prices, linearise(game, profile) if kkt.is_tractable(game) else None)
+    affine, reach = linearise(game, profile) if kkt.is_tractable(game) else None, reach_of(game, profile.dtype)
+    at = _Conditions(game, profile, bounds, prices, affine, reach if bounds is None else bounds.exposure, reach)
 
     def slopes(game: Any, bounds: Bounds | None) -> Array:
         """Of the marginals, and what is missing to the binding bounds."""
@@ -54,7 +59,7 @@ def tangent(
     return x, None if bounds is None else charged
 
 
-def solved(operator: Linear, rhs: Array, forward: Approximate, backward: Approximate, *, loud: bool) -> Array:
+def solved(operator: Linear, rhs: Array, forward: Solver, backward: Solver, *, loud: bool) -> Array:
     """The solution of operator(x) = rhs by approximate solvers of it and of its transpose, both checked; NaN where they
     fail, or with `loud` a FloatingPointError.
     """
@@ -82,6 +87,8 @@ class _Conditions:
     bounds: Bounds | None
     prices: Array | None
     affine: AffineMap | None  # the Jacobian in structured form; None: only its products are taken
+    exposure: Array  # (n,) of the agents to the prices
+    reach: Array  # (n,) of the agents in what the bounds are on
 
     @property
     def face(self) -> Array:
@@ -111,30 +118,40 @@ class _Conditions:
         else:
             out = self.affine.apply(inner)
         if self.bounds is not None:
-            out = out - self.bounds.priced(jnp.where(self.binding, price, 0))
-            price = jnp.where(self.binding, self.bounds.matrix @ representation(self.game, inner), price)
+            paid = jnp.where(self.binding, price, 0) @ self.bounds.matrix
+            out = out - self.exposure[:, None] * paid[None]
+            price = jnp.where(self.binding, self.bounds.matrix @ (self.reach @ inner), price)
         return self.join(simplex.project_face(out, self.face) + (x - inner), price)
 
-    def solvers(self, like: Array) -> tuple[Approximate, Approximate]:
+    @property
+    def T(self) -> _Conditions:
+        """With the transpose for operator."""
+        affine = None if self.affine is None else self.affine.T
+        return _Conditions(self.game, self.profile, self.bounds, self.prices, affine, -self.reach, -self.exposure)
+
+    def solvers(self, like: Array) -> tuple[Solver, Solver]:
         """Of systems with the operator and with its transpose."""
         affine = self.affine
         if affine is None:
-            return _krylov(None), _krylov(None)
-        still, reach = jnp.zeros_like(self.profile), reach_of(self.game, self.profile.dtype)
-        exposure = reach if self.bounds is None else self.bounds.exposure
-        direct = kkt.is_direct(affine)
-        factor = kkt.factorise(affine, still, self.face) if direct else own_blocks(affine, still, self.face).solve
-        inverse = self.inverse(factor, exposure, reach)
+            return _krylov(None, None), _krylov(None, None)
+        if not kkt.isdirect(affine):
+            return self.iterative(), self.T.iterative()
+        still = jnp.zeros_like(self.profile)
+        inverse = self.inverse(kkt.factorise(affine, still, self.face))
         if isinstance(affine.others, Aggregate) and affine.others.B is not None:
             # A system of the same kind; transposing the solve would keep the responses of all agents.
-            backward = self.inverse(kkt.factorise(affine.T, still, self.face), -reach, -exposure)
+            backward = self.T.inverse(kkt.factorise(affine.T, still, self.face))
         else:
             backward = _transposed(inverse, like)
+        return direct(inverse), direct(backward)
 
-        wrap = _direct if direct else _krylov
-        return wrap(inverse), wrap(backward)
+    def iterative(self) -> Solver:
+        """By products; with the own operator, as JAX's transpose of one for sparse networks scatters."""
+        assert self.affine is not None
+        own = own_blocks(self.affine, jnp.zeros_like(self.profile), self.face).solve
+        return _krylov(self.operator, self.inverse(own))
 
-    def inverse(self, factor: kkt.Solve, exposure: Array, reach: Array) -> Linear:
+    def inverse(self, factor: kkt.Solve) -> Linear:
         """The inverse of the operator, exact where `factor` is."""
         still = jnp.zeros_like(self.profile[:, 0])
         if self.bounds is None:
@@ -144,7 +161,7 @@ class _Conditions:
         else:
             rows = jnp.where(self.binding[:, None], self.bounds.matrix, 0)
             free = jnp.where(self.binding, jnp.zeros_like(self.bounds.lower), 1)
-            bordered = kkt.bordered(factor, exposure, reach, rows, free)
+            bordered = kkt.bordered(factor, self.exposure, self.reach, rows, free)
 
             def solve(inner: Array, price: Array) -> tuple[Array, Array]:
                 out, _, charged = bordered(inner, still, jnp.where(self.binding, price, 0))
@@ -164,40 +181,34 @@ def _transposed(inverse: Linear, like: Array) -> Linear:
     return lambda move: transpose(move)[0]
 
 
-def _direct(inverse: Linear) -> Approximate:
-    return lambda operator, rhs: inverse(rhs)
+def direct(inverse: Linear) -> Solver:
+    """By the inverse itself."""
+    return Solver(lambda operator, rhs: inverse(rhs))
 
 
-def _krylov(precondition: Linear | None) -> Approximate:
-    """GMRES; how well it did is judged by what it leaves, as for all."""
+def _krylov(operator: Linear | None, precondition: Linear | None) -> Solver:
+    """How well it did is judged by what it leaves, as for all."""
 
     def approximate(operator: Linear, rhs: Array) -> Array:
-        shape = jax.ShapeDtypeStruct(rhs.shape, rhs.dtype)
-        options = {}
-        if precondition is not None:
-            options["preconditioner"] = lx.FunctionLinearOperator(precondition, shape, lx.positive_semidefinite_tag)
-        return lx.linear_solve(
-            lx.FunctionLinearOperator(operator, shape),
-            rhs,
-            lx.GMRES(rtol=100 * float(jnp.finfo(rhs.dtype).eps), atol=0.0, restart=RESTART, max_steps=MOST_STEPS),
-            options=options,
-            throw=False,
-        ).value
+        precision = 100 * float(jnp.finfo(rhs.dtype).eps)
+        return krylov.solve(operator, precondition or (lambda x: x), rhs, precision)
 
-    return approximate
+    return Solver(approximate, operator)
 
 
-def _checked(approximate: Approximate, loud: bool) -> Approximate:
+def _checked(solver: Solver, loud: bool) -> Approximate:
     """With a refinement if rounding asks for one, and a verdict on what is then left of the right-hand side."""
 
     def solve(operator: Linear, rhs: Array) -> Array:
+        operator = solver.operator or operator
+
         def refined(carry: tuple[Array, Array]) -> tuple[Array, Array]:
             found, left = carry
-            found = found + approximate(operator, left)
+            found = found + solver.approximate(operator, left)
             return found, rhs - operator(found)
 
         eps, size = jnp.finfo(rhs.dtype).eps, jnp.linalg.norm(rhs)
-        found = approximate(operator, rhs)
+        found = solver.approximate(operator, rhs)
         carry = found, rhs - operator(found)
         exact = jnp.linalg.norm(carry[1]) <= 100 * eps * size
         found, left = lax.cond(exact, lambda carry: carry, refined, carry)

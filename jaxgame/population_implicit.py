@@ -21,6 +21,7 @@ from jax import Array, lax
 from jaxgame import _checks, linalg
 from jaxgame.games.affine import averaged
 from jaxgame.games.members import Members
+from jaxgame.implicit import direct
 from jaxgame.solvers.columns import over_groups, tree
 from jaxgame.solvers.population import block_size
 from jaxgame.solvers.respond import is_closed
@@ -94,8 +95,8 @@ def tangent(game: Any, change: Any, profile: Array, valid: Array, rounds: int, s
         return solver(
             lambda x: (matrix * x[None]).sum(1),
             rhs,
-            lambda _, x: (inverse * x[None]).sum(1),
-            lambda _, x: (inverse.T * x[None]).sum(1),
+            direct(lambda x: (inverse * x[None]).sum(1)),
+            direct(lambda x: (inverse.T * x[None]).sum(1)),
         )
 
     rhs = raised - answered(changes.B @ aggregate)[0]

@@ -11,7 +11,7 @@ import scipy.linalg
 from jax import Array, lax
 
 from jaxgame import simplex
-from jaxgame.games.affine import AffineMap
+from jaxgame.games.affine import AffineMap, transposed_apply
 
 FAILURE = 1e-12  # share of starting vectors for which the error bound may fail
 WORK = 3e8  # numbers that all products together go through
@@ -58,10 +58,13 @@ def _run(affine: AffineMap, weights: Array, start: Array, *, steps: int, squared
     def forward(x: Array) -> Array:
         return simplex.project_tangent(weights[:, None] * affine.apply(simplex.project_tangent(x)))
 
-    transpose = jax.linear_transpose(forward, start)
+    apply_transpose = transposed_apply(affine)
+
+    def transpose(x: Array) -> Array:
+        return simplex.project_tangent(apply_transpose(weights[:, None] * simplex.project_tangent(x)))
 
     def operator(x: Array) -> Array:
-        return transpose(forward(x))[0] if squared else (forward(x) + transpose(x)[0]) / 2
+        return transpose(forward(x)) if squared else (forward(x) + transpose(x)) / 2
 
     def body(k, state):
         before, now, beta, diagonal, off = state

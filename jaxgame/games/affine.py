@@ -9,11 +9,13 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any, ClassVar
 
+import jax
 import jax.numpy as jnp
 from jax import Array
 from jax.experimental.sparse import BCOO
 
 from jaxgame._pytree import pytree
+from jaxgame.games.rows import factor, transposed
 
 CHUNK = 1024  # agents that are averaged before all are
 
@@ -140,35 +142,60 @@ class Aggregate:
     def dense(self, n: int, n_groups: int) -> Array:
         return self.columns()[:, :, None, :] * self.reach[None, None, :, None]
 
+    @property
+    def T(self) -> Aggregate:
+        """Agents then meet reach_i · Bᵀ Σ_j sensitivity_j w_j."""
+        assert self.B is not None
+        return Aggregate(self.reach, self.B.T, self.sensitivity)
+
     def scaled(self, factor: Array) -> Aggregate:
         left = None if self.left is None else self.left * factor
         return Aggregate(self.sensitivity * factor, self.B, self.reach, left, self.held)
 
 
-@pytree()
+@pytree(static=("sent",))
 class Edges:
-    """Agent i meets scale_i · B Σ_j weights_ij w_j (or `left[i]` in place of scale_i · B); weights dense or BCOO."""
+    """Agent i meets L_i Σ_j weights_ij w_j with L_i = scale_i · B, or `left[i]`; weights dense, or BCOO sorted by rows.
+
+    `sent`: Σ_j weights_ij L_j w_j instead.
+    """
 
     scale: Array  # (n,)
     weights: Any  # (n, n)
+    factor: Any  # the same for products
     B: Array | None  # (D, D); None with left None: identity
     left: Array | None = None  # (n, D, D)
+    sent: bool = False
 
     def apply(self, mixtures: Array) -> Array:
-        met = self.weights @ mixtures
+        return self.factor @ self._felt(mixtures) if self.sent else self._felt(self.factor @ mixtures)
+
+    def _felt(self, met: Array) -> Array:
+        """L_i of what is met, (n, D)."""
         if self.left is not None:
             return jnp.einsum("ide,ie->id", self.left, met)
         return self.scale[:, None] * (met if self.B is None else met @ self.B.T)
 
+    @property
+    def T(self) -> Edges:
+        B = None if self.B is None else self.B.T
+        left = None if self.left is None else jnp.swapaxes(self.left, 1, 2)
+        weights = transposed(self.weights)
+        return Edges(self.scale, weights, factor(weights), B, left, not self.sent)
+
     def dense(self, n: int, n_groups: int) -> Array:
         weights = self.weights.todense() if isinstance(self.weights, BCOO) else self.weights
         if self.left is not None:
-            return self.left[:, :, None, :] * weights[:, None, :, None]
-        matrix = jnp.eye(n_groups, dtype=self.scale.dtype) if self.B is None else self.B
-        return (self.scale[:, None] * weights)[:, None, :, None] * matrix[None, :, None, :]
+            left = self.left
+        else:
+            matrix = jnp.eye(n_groups, dtype=self.scale.dtype) if self.B is None else self.B
+            left = self.scale[:, None, None] * matrix[None]
+        left = jnp.swapaxes(left, 0, 1)[None] if self.sent else left[:, :, None]  # to (i, d, j, e)
+        return left * weights[:, None, :, None]
 
-    def scaled(self, factor: Array) -> Edges:
-        return Edges(self.scale * factor, self.weights, self.B, None if self.left is None else self.left * factor)
+    def scaled(self, by: Array) -> Edges:
+        left = None if self.left is None else self.left * by
+        return Edges(self.scale * by, self.weights, self.factor, self.B, left, self.sent)
 
 
 @pytree()
@@ -179,6 +206,10 @@ class Full:
 
     def apply(self, mixtures: Array) -> Array:
         return jnp.einsum("ijde,je->id", self.B, mixtures)
+
+    @property
+    def T(self) -> Full:
+        return Full(jnp.swapaxes(jnp.swapaxes(self.B, 0, 1), 2, 3))
 
     def dense(self, n: int, n_groups: int) -> Array:
         return jnp.swapaxes(self.B, 1, 2)
@@ -209,10 +240,8 @@ class AffineMap:
 
     @property
     def T(self) -> AffineMap:
-        """Jᵀ, for agents that meet sensitivity_i · B S: they then meet reach_i · Bᵀ Σ_j sensitivity_j w_j."""
-        others = self.others
-        assert isinstance(others, Aggregate) and others.B is not None
-        return AffineMap(self.linear, self.own.T, Aggregate(others.reach, others.B.T, others.sensitivity))
+        """Jᵀ; of agents that meet through one matrix, if they meet through a mean."""
+        return AffineMap(self.linear, self.own.T, self.others.T)
 
     def dense(self) -> Array:
         """J as (n·D, n·D)."""
@@ -242,3 +271,11 @@ class AffineMap:
     def scaled(self, factor: Array) -> AffineMap:
         """The map of the game whose utilities are all multiplied by a positive factor."""
         return AffineMap(self.linear * factor, self.own.scaled(factor), self.others.scaled(factor))
+
+
+def transposed_apply(affine: AffineMap) -> Callable[[Array], Array]:
+    """x ↦ Jᵀ x. JAX's transpose of a product by rows would scatter all edges; by the network's columns it gathers."""
+    if isinstance(affine.others, Edges):
+        return affine.T.apply
+    transpose = jax.linear_transpose(affine.apply, affine.linear)
+    return lambda x: transpose(x)[0]

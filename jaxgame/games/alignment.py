@@ -11,7 +11,6 @@ from typing import Any, ClassVar
 import jax.numpy as jnp
 import numpy as np
 from jax import Array
-from jax.experimental.sparse import BCOO
 
 from jaxgame import _checks
 from jaxgame._pytree import assign, pytree
@@ -77,7 +76,7 @@ class AlignmentGame:
                 f"coupling must be None (mean of the other agents) or a Network, got {type(coupling).__name__}"
             )
         dtype = _checks.float_dtype(
-            targets, kernel, appeal, attractiveness, consistency, diversity, spread, reach, coupling
+            targets, kernel, appeal, attractiveness, consistency, diversity, spread, reach, coupling and coupling.arrays
         )
         targets = _checks.shares("targets", _checks.array("targets", targets, dtype, ("n", "D")), targets)
         n, n_groups = targets.shape
@@ -144,7 +143,7 @@ class AlignmentGame:
     def others(self, profile: Array) -> Array:
         """s̄: what each agent sees of the others, (n, D); zeros for an agent that meets no one."""
         if self.coupling is not None:
-            return self.coupling.weights @ profile
+            return self.coupling.factor @ profile
         n = self.n_agents
         if n == 1:
             return jnp.zeros_like(profile)
@@ -184,7 +183,8 @@ class AlignmentGame:
             return self.members(lambda x: x).affine()
         diversity = per_agent(self.diversity, self.n_agents) * self._present()
         linear, curvature = self._alone(diversity, lambda x: x)
-        return AffineMap(linear, curvature, Edges(diversity, self.coupling.weights, self.kernel))
+        coupling = Edges(diversity, self.coupling.weights, self.coupling.factor, self.kernel)
+        return AffineMap(linear, curvature, coupling)
 
     def members(self, rows: Rows) -> Members:
         """Some agents of a population that meets as a whole: `rows` picks their rows of any (n, …)."""
@@ -235,6 +235,4 @@ class AlignmentGame:
         n = self.n_agents
         if self.coupling is None:
             return jnp.full(n, float(n > 1), self.kernel.dtype)
-        weights = self.coupling.weights
-        ones = jnp.ones((n, 1), self.kernel.dtype)
-        return (weights @ ones)[:, 0] if isinstance(weights, BCOO) else weights.sum(-1)
+        return (self.coupling.factor @ jnp.ones((n, 1), self.kernel.dtype))[:, 0]

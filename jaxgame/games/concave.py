@@ -101,7 +101,7 @@ class ConcaveGame:
         """What each agent meets: (n, D), or (n, n, D) for coupling "profile"."""
         n = self.n_agents
         if self.network is not None:
-            return self.network.weights @ profile
+            return self.network.factor @ profile
         if self.meeting == "profile":
             return jnp.where(jnp.eye(n, dtype=bool)[:, :, None], 0, profile[None])
         if n == 1:
@@ -132,7 +132,7 @@ class ConcaveGame:
             agents = jnp.arange(n)
             parts = Blocks(zero, (), own), Full(jacobian.at[agents, agents].set(0))
         elif self.network is not None:
-            parts = Blocks(zero, (), own), Edges(ones, self.network.weights, None, cross)
+            parts = Blocks(zero, (), own), Edges(ones, self.network.weights, self.network.factor, None, cross)
         else:
             share = 1 / max(n - 1, 1) if n > 1 else 0.0
             parts = Blocks(zero, (), own - share * cross), Aggregate(ones, None, ones / n, n * share * cross)

@@ -16,6 +16,7 @@ from jaxgame import _checks
 from jaxgame._pytree import assign, pytree
 from jaxgame.games.affine import Blocks, Edges, Full, averaged, column, per_agent
 from jaxgame.games.members import Members, Rows
+from jaxgame.games.rows import by_row, rows
 
 
 @pytree(static=("atomic", "include_self"))
@@ -93,24 +94,28 @@ class MeanField:
 @pytree()
 class Network:
     """Agent i meets Σ_j weights_ij B w_j; weights (n, n) dense or BCOO with a zero diagonal, B (D, D), default
-    identity.
+    identity. The entries of a BCOO are sorted by row and column.
     """
 
     weights: Any
-    B: Any = None
+    B: Any
+    rows: Any  # the layout of a BCOO for products
 
-    def __post_init__(self):
-        dtype = _checks.float_dtype(self.weights, self.B)
-        weights = self.weights
-        if isinstance(weights, BCOO):
-            weights = BCOO((jnp.asarray(weights.data, dtype), weights.indices), shape=weights.shape)
-        else:
-            weights = _checks.array("weights", weights, dtype, ("n", "n"))
+    def __init__(self, weights: Any, B: Any = None):
+        dtype = _checks.float_dtype(weights, B)
+        sparse = isinstance(weights, BCOO)
+        weights = cast(weights, dtype) if sparse else _checks.array("weights", weights, dtype, ("n", "n"))
         if weights.shape[0] != weights.shape[1]:
             raise ValueError(f"weights has shape {weights.shape}, expected a square matrix (n, n)")
         _checks.network("weights", weights, weights.shape[0])
-        B = None if self.B is None else _checks.array("B", self.B, dtype, ("D", "D"))
-        assign(self, weights=weights, B=B)
+        B = None if B is None else _checks.array("B", B, dtype, ("D", "D"))
+        weights = by_row(weights) if sparse else weights
+        assign(self, weights=weights, B=B, rows=rows(weights) if sparse else None)
+
+    @property
+    def factor(self) -> Any:
+        """The weights for products."""
+        return self.weights if self.rows is None else self.rows.factor(self.weights.data)
 
     @property
     def arrays(self):
@@ -123,13 +128,13 @@ class Network:
         return Network(cast(self.weights, dtype), B)
 
     def meets(self, profile: Array) -> Array:
-        met = self.weights @ profile
+        met = self.factor @ profile
         return met if self.B is None else met @ self.B.T
 
     slope = meets
 
     def affine(self, own: Blocks) -> tuple[Blocks, Edges]:
-        return own, Edges(jnp.ones(self.weights.shape[0], self.weights.dtype), self.weights, self.B)
+        return own, Edges(jnp.ones(self.weights.shape[0], self.weights.dtype), self.weights, self.factor, self.B)
 
 
 @pytree()
@@ -163,6 +168,11 @@ class Dense:
 
 def cast(weights: Any, dtype) -> Any:
     """Network weights in another dtype."""
-    if isinstance(weights, BCOO):
-        return BCOO((jnp.asarray(weights.data, dtype), weights.indices), shape=weights.shape)
-    return jnp.asarray(weights, dtype)
+    if not isinstance(weights, BCOO):
+        return jnp.asarray(weights, dtype)
+    return BCOO(
+        (jnp.asarray(weights.data, dtype), weights.indices),
+        shape=weights.shape,
+        indices_sorted=weights.indices_sorted,
+        unique_indices=weights.unique_indices,
+    )

@@ -37,10 +37,15 @@ class AggregativeNewton(Newton):
             )
 
     def guess(self, affine: AffineMap, base: Array, residual: Array) -> tuple[Array, Array]:
-        met = affine.linear - affine.others.apply(base)
-        tol = jnp.minimum(RESPONSE_PRECISION * residual, RESPONSE_TOL)
-        mixture = best_response(affine, met, simplex.project(base), tol)
-        return mixture > 0, mixture
+        return response_guess(affine, base, residual)
+
+
+def response_guess(affine: AffineMap, base: Array, residual: Array) -> tuple[Array, Array]:
+    """The faces of the best responses to the others at `base`, as exact as the natural residual asks, and these."""
+    met = affine.linear - affine.others.apply(base)
+    tol = jnp.minimum(RESPONSE_PRECISION * residual, RESPONSE_TOL)
+    mixture = best_response(affine, met, simplex.project(base), tol)
+    return mixture > 0, mixture
 
 
 def best_response(affine: AffineMap, linear: Array, start: Array, tol: Array) -> Array:

@@ -18,11 +18,11 @@ import jax
 import jax.numpy as jnp
 from jax import Array
 from jax.scipy.linalg import lu_factor, lu_solve
-from jax.scipy.sparse.linalg import gmres
 
 from jaxgame import linalg
 from jaxgame.games import is_aggregative, is_quadratic
 from jaxgame.games.affine import AffineMap, Aggregate
+from jaxgame.solvers import krylov
 from jaxgame.solvers.own_blocks import Solve, own_blocks
 
 DENSE_LIMIT = 4096  # n·D up to which a dense LU (at most 4097² × 8 B = 134 MB, about a second) beats Krylov iterations
@@ -35,13 +35,17 @@ def is_tractable(game: Any) -> bool:
     return game.n_agents * game.n_groups <= DENSE_LIMIT
 
 
-def factorise(affine: AffineMap, theta: Array, face: Array) -> Solve:
-    """Factor the system for θ (n, D) and faces (n, D) bool, none empty; returns (rhs (n, D), total (n,)) -> (x, μ)."""
+def factorise(affine: AffineMap, theta: Array, face: Array, precision: float | Array | None = None) -> Solve:
+    """Factor the system for θ (n, D) and faces (n, D) bool, none empty; returns (rhs (n, D), total (n,)) -> (x, μ).
+
+    precision: how much of what the agents' own blocks leave may be left where products are all that is known, default
+    what rounding allows.
+    """
     if isinstance(affine.others, Aggregate):
         return _aggregative(affine, affine.others, theta, face)
     if is_direct(affine):
         return _dense(affine, theta, face)
-    return _krylov(affine, theta, face)
+    return _krylov(affine, theta, face, precision)
 
 
 def is_direct(affine: AffineMap) -> bool:
@@ -105,31 +109,25 @@ def _dense(affine: AffineMap, theta: Array, face: Array) -> Solve:
     return solve
 
 
-def _krylov(affine: AffineMap, theta: Array, face: Array) -> Solve:
-    """GMRES on the tangent space of the faces, preconditioned by every agent's own block. Memory: 30 profiles."""
+def _krylov(affine: AffineMap, theta: Array, face: Array, precision: float | Array | None) -> Solve:
+    """On the tangent space of the faces, preconditioned by every agent's own block."""
     own = own_blocks(affine, theta, face).solve
     count = face.astype(theta.dtype).sum(1)
     zero = jnp.zeros(theta.shape[0], theta.dtype)
+    precision = 10 * float(jnp.finfo(theta.dtype).eps) if precision is None else precision
 
     def tangent(x: Array) -> Array:
         mean = jnp.where(face, x, 0).sum(1) / count
         return jnp.where(face, x - mean[:, None], 0)
 
     def operator(x: Array) -> Array:
-        return tangent(affine.apply(x) + theta * x)
+        return affine.apply(x) + theta * x
 
     def solve(rhs: Array, total: Array) -> tuple[Array, Array]:
         start, _ = own(rhs, total)
-        change, _ = gmres(
-            operator,
-            tangent(rhs - affine.apply(start) - theta * start),
-            M=lambda r: own(r, zero)[0],
-            tol=float(jnp.finfo(theta.dtype).eps) * 10,
-            restart=30,
-            maxiter=20,
-        )
-        x = start + tangent(change)
-        left = jnp.where(face, rhs - affine.apply(x) - theta * x, 0)
+        left = rhs - operator(start)
+        x = start + tangent(krylov.solve(operator, lambda x: own(x, zero)[0], left, precision))
+        left = jnp.where(face, rhs - operator(x), 0)
         return x, left.sum(1) / count
 
     return solve

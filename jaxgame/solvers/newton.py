@@ -21,6 +21,7 @@ from jaxgame.games.affine import AffineMap
 from jaxgame.solvers import kkt
 from jaxgame.solvers.scale import Scale, measure
 
+PRECISION = 1e-2  # of the two solves of a step where they are iterative; the next step sees to the rest
 PATIENCE = 4  # trials without a new best before the search along the central path begins
 
 
@@ -51,7 +52,7 @@ class Newton:
     """Semismooth Newton for any game whose Jacobian can be had; with an exact finish on quadratic games.
 
     Linear algebra: through the aggregate where agents meet through a mean (O(n D³) a step, nothing n × n), dense LU
-    up to n·D = 4096 ((n·D)² numbers), matrix-free GMRES beyond.
+    up to n·D = 4096 ((n·D)² numbers), products with the network beyond (`krylov`), only as exactly as the step asks.
     """
 
     max_steps: ClassVar[int] = 200
@@ -74,8 +75,16 @@ class Newton:
         )
 
     def guess(self, affine: AffineMap, base: Array, residual: Array) -> tuple[Array, Array]:
-        """The faces that a base and its natural residual suggest; and the point that the solve on them starts from."""
-        return natural_face(affine, base), base
+        """The faces that a base and its natural residual suggest; and the point that the solve on them starts from.
+
+        Best responses to the others where the solve on the faces is iterative, and so dear: they take far fewer faces.
+        With diagonal curvature they are what the natural map suggests.
+        """
+        if kkt.is_direct(affine) or affine.own.is_diagonal:
+            return natural_face(affine, base), base
+        from jaxgame.solvers.aggregative_newton import response_guess  # which builds on this file
+
+        return response_guess(affine, base, residual)
 
     def step(self, game: Any, state: NewtonState) -> NewtonState:
         """One factorisation: a trial of faces or, in a search, every other time, a step along the central path."""
@@ -85,16 +94,17 @@ class Newton:
         affine = linearise(game, base).scaled(1 / state.scale.sigma)
         face, centre = self.guess(affine, base, state.residual)
         faces, path = FaceStep(affine, face, centre), PathStep(affine, state.interior)
-        solve = kkt.factorise(affine, jnp.where(inside, path.theta, faces.theta), face | inside)
+        theta = jnp.where(inside, path.theta, faces.theta)
+        solve = kkt.factorise(affine, theta, face | inside, PRECISION)
 
         def either(of_path: tuple[Array, Array], of_faces: tuple[Array, Array]) -> tuple[Array, Array]:
             return solve(*(jnp.where(inside, a, b) for a, b in zip(of_path, of_faces, strict=True)))
 
         first, mu = either(path.predictor(), faces.first())
-        second, multipliers = either(path.corrector(first), faces.refinement(first, mu))
+        second, multipliers = either(path.corrector(first), faces.refinement(faces.start + first, mu))
         interior = path.advanced(first, second, multipliers)
         interior = jax.tree.map(lambda new, old: jnp.where(inside, new, old), interior, state.interior)
-        point = jnp.where(inside, interior.mixture, first + second)
+        point = jnp.where(inside, interior.mixture, faces.start + first + second)
         profile = project_on(point, face | inside)
         marginals = game.marginals(profile)
         residual = state.scale.residual(profile, marginals)
@@ -138,8 +148,13 @@ class FaceStep:
     def theta(self) -> Array:
         return jnp.broadcast_to(proximity(self.centre.dtype) * stakes(self.affine), self.centre.shape)
 
+    @property
+    def start(self) -> Array:
+        return jnp.where(self.face, self.centre, 0)
+
     def first(self) -> tuple[Array, Array]:
-        return self.affine.linear + self.theta * self.centre, jnp.ones_like(self.centre[:, 0])
+        """The system for the way there from `start`."""
+        return self.affine.linear - self.affine.apply(self.start), 1 - self.start.sum(1)
 
     def refinement(self, x: Array, mu: Array) -> tuple[Array, Array]:
         # With μ taken off it is small: else its rounding, over the proximal weight, would spoil singular faces.
@@ -155,7 +170,8 @@ def solve_on(affine: AffineMap, face: Array, centre: Array) -> Array:
     """The point that is optimal on given faces (`FaceStep`)."""
     step = FaceStep(affine, face, centre)
     solve = kkt.factorise(affine, step.theta, face)
-    x, mu = solve(*step.first())
+    change, mu = solve(*step.first())
+    x = step.start + change
     correction, _ = solve(*step.refinement(x, mu))
     return x + correction
 

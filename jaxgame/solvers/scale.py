@@ -4,14 +4,14 @@ from __future__ import annotations
 
 from typing import Any
 
-import jax
 import jax.numpy as jnp
 from jax import Array, lax
+from jax.experimental.sparse import BCOO
 
 from jaxgame import linalg, simplex
 from jaxgame._pytree import pytree
 from jaxgame.games import linearise
-from jaxgame.games.affine import AffineMap, Aggregate
+from jaxgame.games.affine import AffineMap, Aggregate, Edges, transposed_apply
 
 POWER_STEPS = 30  # within a few per cent of the norm for the steps of first-order methods
 
@@ -53,7 +53,11 @@ def norms(affine: AffineMap) -> tuple[Array, Array]:
     meet through one matrix by the power method, from below.
     """
     own, others = affine.own, affine.others
-    met = [others.B] if isinstance(others, Aggregate) and others.B is not None else []
+    met, reached = [], None
+    if isinstance(others, Aggregate) and others.B is not None:
+        met, reached = [others.B], jnp.linalg.norm(others.sensitivity) * jnp.linalg.norm(others.reach)
+    elif isinstance(others, Edges) and isinstance(others.weights, BCOO) and others.left is None:
+        met, reached = [] if others.B is None else [others.B], network_norm(others)
     matrices = [matrix for _, matrix in own.terms] + met
     sizes = linalg.norm_bound(linalg.tangent(jnp.stack(matrices))) if matrices else []
     norm = jnp.abs(own.diagonal).max(1)
@@ -62,28 +66,46 @@ def norms(affine: AffineMap) -> tuple[Array, Array]:
     if own.dense is not None:
         norm = norm + jnp.sqrt((own.dense**2).sum((1, 2)))
     norm = norm.max()
-    if not (isinstance(others, Aggregate) and met):
-        return lipschitz(affine), norm
-    return norm + jnp.linalg.norm(others.sensitivity) * jnp.linalg.norm(others.reach) * sizes[-1], norm
+    return (lipschitz(affine) if reached is None else norm + reached * (sizes[-1] if met else 1)), norm
+
+
+def network_norm(others: Edges) -> Array:
+    """The spectral norm of the weights, rows times `scale`, from below: power method, until it grows by 0.1 % no more.
+
+    On one number an agent, where the power method on J would take D.
+    """
+    weights, n = others.weights, others.scale.shape[0]
+    rows, columns = weights.indices[:, 0], weights.indices[:, 1]
+
+    def body(carry: tuple[Array, ...]) -> tuple[Array, ...]:
+        x, norm, _, k = carry
+        y = others.scale * (others.factor @ (x / _safe(jnp.linalg.norm(x)))[:, None])[:, 0]
+        felt = (others.scale * y).at[rows].get(mode="fill", fill_value=0)
+        return jnp.zeros(n, x.dtype).at[columns].add(weights.data * felt, mode="drop"), jnp.linalg.norm(y), norm, k + 1
+
+    def growing(carry: tuple[Array, ...]) -> Array:
+        _, norm, before, k = carry
+        return (k < 2) | ((norm > 1.001 * before) & (k < POWER_STEPS))
+
+    none = jnp.zeros((), others.scale.dtype)
+    start = 1 + linalg.generic((n,), none.dtype), none, none, jnp.zeros((), int)
+    return lax.while_loop(growing, body, start)[1]
 
 
 def lipschitz(affine: AffineMap, weights: Array | None = None) -> Array:
     """The spectral norm of J, rows weighted by (n,), on the tangent space: power method on JᵀJ, from below."""
-    start = linalg.generic(affine.linear.shape, affine.linear.dtype)
+    start = simplex.project_tangent(linalg.generic(affine.linear.shape, affine.linear.dtype))
+    apply, transpose = affine.apply, transposed_apply(affine)
 
-    def forward(x: Array) -> Array:
-        out = affine.apply(simplex.project_tangent(x))
-        return simplex.project_tangent(out if weights is None else weights[:, None] * out)
-
-    transpose = jax.linear_transpose(forward, start)
+    def weighted(x: Array) -> Array:
+        return x if weights is None else weights[:, None] * x
 
     def body(_, carry):
         x, _ = carry
-        x = x / _safe(jnp.linalg.norm(x))
-        y = forward(x)
-        return transpose(y)[0], jnp.linalg.norm(y)
+        y = simplex.project_tangent(weighted(apply(x / _safe(jnp.linalg.norm(x)))))
+        return simplex.project_tangent(transpose(weighted(y))), jnp.linalg.norm(y)
 
-    _, norm = lax.fori_loop(0, POWER_STEPS, body, (simplex.project_tangent(start), jnp.zeros((), start.dtype)))
+    _, norm = lax.fori_loop(0, POWER_STEPS, body, (start, jnp.zeros((), start.dtype)))
     return norm
 
 
