@@ -37,9 +37,10 @@ from jaxgame.solving import (
     solve,
 )
 
-CPU_BLOCK = 16  # games that are iterated together: measured, see benchmarks/README.md
-DEVICE_BLOCK = 4096
-CHUNK = 2**27  # bytes of profiles, game arrays and states that a chunk of games may take
+CPU_BLOCK = 8  # games that are iterated together: measured, see benchmarks/README.md
+DEVICE_BLOCK = 4096  # a guess: not measured yet
+CHUNK = 2**27  # bytes that a chunk of games and what is kept of their solves may take
+STATE = 16  # arrays of the size of a profile that are kept of a solve
 FIRST_ORDER_ROUND = 32  # steps between two looks at what is finished; Newton's are dear, and looked at one by one
 
 
@@ -61,8 +62,9 @@ def solve_many(
     an exception in it, or Ctrl-C, ends the solve.
 
     Returns an Equilibrium whose every array has a leading axis of B games: the status, steps and certificate of each.
-    A game that fails, or whose numbers are not finite, leaves the others alone. Within jit, grad or vmap it is
-    `jax.vmap(solve)`. Second calls compile nothing, whatever B, as long as n and D are the same.
+    A game that fails, or whose numbers are not finite, leaves the others alone. One compilation serves all batches
+    that are larger than a chunk (in which games are handed out, by their size: 2**27 bytes). Within jit, grad or vmap
+    it is `jax.vmap(solve)`, with its derivatives.
 
     Raises ValueError as `solve` does, and for games that are no batch.
     """
@@ -108,8 +110,8 @@ def _batch(games: Any) -> tuple[int, Any]:
         size = shape[0] if size is None and shape else size
         if not shape or shape[0] != size or size == 0:
             raise ValueError(
-                f"{name} has shape {shape}, expected a leading axis of {size or 'at least one'} games, the same for all "
-                "arrays of games: jax.vmap(build)(…) returns such a batch"
+                f"{name} has shape {shape}, expected a leading axis of {size or 'at least one'} games, the same for "
+                "all arrays: jax.vmap(build)(…) returns such a batch"
             )
     assert size is not None
     lane = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape[1:], leaf.dtype), games)
@@ -132,10 +134,9 @@ def _check(solver: Any, lane: Any) -> Array:
 
 def _chunk(games: Any, size: int, block: int, shape: tuple[int, int], dtype: Any) -> int:
     """How many games a call of the compiled program takes: a power of two times the block, what memory allows."""
-    numbers = 16 * shape[0] * shape[1] * np.dtype(dtype).itemsize
-    bytes_of_one = numbers + sum(leaf.nbytes for leaf in jax.tree.leaves(games)) // size
-    most = max(CHUNK // bytes_of_one // block, 1)
-    return block * min(_power_of_two(-(-size // block)), 2 ** (int(most).bit_length() - 1))
+    own = sum(leaf.nbytes for leaf in jax.tree.leaves(games)) // size
+    most = max(CHUNK // (own + STATE * shape[0] * shape[1] * np.dtype(dtype).itemsize) // block, 1)
+    return block * min(_power_of_two(-(-size // block)), 1 << (most.bit_length() - 1))
 
 
 def _power_of_two(size: int) -> int:

@@ -38,7 +38,9 @@ class AggregativeNewton(Newton):
 
     def guess(self, affine: AffineMap, base: Array, residual: Array) -> tuple[Array, Array]:
         met = affine.linear - affine.others.apply(base)
-        tol = jnp.minimum(RESPONSE_PRECISION * residual, RESPONSE_TOL)
+        rounding = 4 * jnp.finfo(residual.dtype).eps  # below it mixtures change for ever
+        tol = jnp.clip(RESPONSE_PRECISION * residual, rounding, RESPONSE_TOL)
+        tol = jnp.where(jnp.isposinf(residual), jnp.inf, tol)
         mixture = best_response(affine, met, simplex.project(base), tol)
         return mixture > 0, mixture
 

@@ -1,8 +1,9 @@
 """Many loops at once, none of which waits for the slowest.
 
-A `while_loop` under `vmap` runs every lane until the last one ends. Here the lanes that are not finished are listed anew
-after every round of steps, and only they are taken on, a block at a time: nothing is computed for finished lanes but
-what fills up the last block. All shapes are fixed, so that one program serves whatever the lanes need.
+A `while_loop` under `vmap` runs every lane until the last one ends. Here the lanes that are not finished are listed
+anew after every round of steps, and only they are taken on, a block at a time: nothing is computed in vain but what
+fills up the last block, and loops within a step, which last as long as the block's slowest. All shapes are fixed, so
+that one program serves whatever the lanes need.
 """
 
 from __future__ import annotations

@@ -74,7 +74,10 @@ class Newton:
         )
 
     def guess(self, affine: AffineMap, base: Array, residual: Array) -> tuple[Array, Array]:
-        """The faces that a base and its natural residual suggest; and the point that the solve on them starts from."""
+        """The faces that a base and its natural residual suggest; and the point that the solve on them starts from.
+
+        A residual of ∞ asks for anything that costs little.
+        """
         return natural_face(affine, base), base
 
     def step(self, game: Any, state: NewtonState) -> NewtonState:
@@ -83,7 +86,8 @@ class Newton:
         inside = searching & (state.misses % 2 == 0)
         base = jnp.where(searching, state.interior.mixture, state.point)
         affine = linearise(game, base).scaled(1 / state.scale.sigma)
-        face, centre = self.guess(affine, base, state.residual)
+        # A step along the path uses no guess: any will do, at no cost.
+        face, centre = self.guess(affine, base, jnp.where(inside, jnp.inf, state.residual))
         faces, path = FaceStep(affine, face, centre), PathStep(affine, state.interior)
         solve = kkt.factorise(affine, jnp.where(inside, path.theta, faces.theta), face | inside)
 
