@@ -37,7 +37,7 @@ from jaxgame.solving import (
     solve,
 )
 
-CPU_BLOCK = 8  # games that are iterated together: measured, see benchmarks/README.md
+CPU_BLOCK = 4  # games that are iterated together: measured, see benchmarks/README.md
 DEVICE_BLOCK = 4096  # a guess: not measured yet
 CHUNK = 2**27  # bytes that a chunk of games and what is kept of their solves may take
 STATE = 16  # arrays of the size of a profile that are kept of a solve
@@ -83,7 +83,7 @@ def solve_many(
         raise ValueError(f"batch_size is {batch_size!r}, expected a positive integer")
     if any(isinstance(leaf, Tracer) for leaf in jax.tree.leaves((games, chosen, init, tol, max_steps))):
         return jax.vmap(lambda game, start: solve(game, solver, tol=tol, max_steps=max_steps, init=start))(games, init)
-    block = min(batch_size, _power_of_two(size))
+    block = max(min(batch_size, _power_of_two(size)), 2)  # XLA copies a whole chunk to change one lane
     chunk = _chunk(games, size, block, shape, dtype)
     rescue = solver is None and not isinstance(chosen, GoldenRatio)
     found = []

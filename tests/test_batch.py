@@ -243,8 +243,8 @@ def test_blocks_write_where_they_should(dtype):
         out = in_blocks(lambda x: (x**2, x > 3), (values,), index, block)
         np.testing.assert_array_equal(out[0], np.where(mask, np.arange(7) ** 2, 0).astype(dtype))
         np.testing.assert_array_equal(out[1], mask & (np.arange(7) > 3))
-        kept = in_blocks(lambda x: -x, (values,), index, block, values)
-        np.testing.assert_array_equal(kept, np.where(mask, -np.arange(7), np.arange(7)))
+        kept = in_blocks(lambda now, x: now + x, (values,), index, block, 1 + values)
+        np.testing.assert_array_equal(kept, np.where(mask, 1 + 2 * np.arange(7), 1 + np.arange(7)))
 
 
 WORK = []

@@ -39,7 +39,7 @@ def run_lanes(
         loop = loop_of(lane, None)
         return loop.scale, loop.start(start_of(lane))
 
-    def advance(lane: Any, scale: Scale, now: Progress) -> Progress:
+    def advance(now: Progress, lane: Any, scale: Scale) -> Progress:
         loop = loop_of(lane, scale)
         if length == 1:
             return loop.advance(now)
@@ -56,7 +56,7 @@ def run_lanes(
 
     def round_(carry: tuple[Progress, Array]) -> tuple[Progress, Array]:
         now, left = carry
-        now = in_blocks(advance, (lanes, scale, now), left, block, now)
+        now = in_blocks(advance, (lanes, scale), left, block, now)
         return now, rest(now)
 
     end, _ = lax.while_loop(lambda carry: carry[1][0] < size, round_, (start, rest(start)))
@@ -73,16 +73,21 @@ def listed(mask: Array) -> Array:
     return jnp.nonzero(mask, size=len(mask), fill_value=len(mask))[0]
 
 
-def in_blocks(function: Callable[..., Any], arguments: Any, index: Array, block: int, out: Any = None) -> Any:
-    """`out`, default zeros, with `function` of the lanes that `index` (see `listed`) names in their places."""
+def in_blocks(function: Callable[..., Any], arguments: Any, index: Array, block: int, now: Any = None) -> Any:
+    """`function` of the lanes that `index` (see `listed`) names, in their places among zeros.
+
+    With `now`, in their places in it: it is then also the function's first argument, and is updated in place.
+    """
     size = len(index)
-    if out is None:
+    out = now
+    if now is None:
         one = jax.eval_shape(function, *jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape[1:], x.dtype), arguments))
         out = jax.tree.map(lambda x: jnp.zeros((size, *x.shape), x.dtype), one)
 
     def step(k: Array, out: Any) -> Any:
-        here = lax.dynamic_slice_in_dim(index, k * block, block)
-        new = jax.vmap(function)(*jax.tree.map(lambda x: x.at[here].get(mode="clip"), arguments))
+        here = index.at[k * block + jnp.arange(block)].get(mode="fill", fill_value=size)
+        read = arguments if now is None else (out, *arguments)
+        new = jax.vmap(function)(*jax.tree.map(lambda x: x.at[here].get(mode="clip"), read))
         return jax.tree.map(lambda x, y: x.at[here].set(y, mode="drop"), out, new)
 
     count = (index < size).sum()
