@@ -1,6 +1,7 @@
 """solve_many: the answers of one solve a game, whatever the others in the batch need."""
 
 import logging
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -19,7 +20,7 @@ BLOCK = 2  # and 5 to 8 games in most tests, so that they share a program
 FIELDS = ("profile", "representation", "residual", "gap", "signed", "multipliers")
 
 
-def stacked(specs, dtype=np.float64):
+def stacked(specs, dtype: Any = np.float64) -> Any:
     """One game whose arrays carry a batch axis."""
     return jax.tree.map(lambda *x: jnp.stack(x), *[zoo.to_game(spec, dtype) for spec in specs])
 
@@ -125,13 +126,13 @@ def test_first_order_steps_only_where_newton_gave_up(rng, monkeypatch):
     n, D = 6, 4
     uniform = np.full((n, D), 1 / D)
 
-    def spec(attractiveness, targets):
+    def made(attractiveness, targets):
         appeal = rng.normal(size=(n, D))
         return ref.Alignment(
             kernel=np.eye(D) + 0.1, targets=targets, appeal=appeal, attractiveness=attractiveness, diversity=0.0
         )
 
-    specs = [spec(0.0, uniform), *(spec(0.5, rng.dirichlet(np.ones(D), n)) for _ in range(3)), spec(0.0, uniform)]
+    specs = [made(0.0, uniform), *(made(0.5, rng.dirichlet(np.ones(D), n)) for _ in range(3)), made(0.0, uniform)]
     found = jg.solve_many(stacked(specs), batch_size=2)
     assert found.converged.all() and (np.asarray(found.steps) > 0).tolist() == [False, True, True, True, False]
     for k, spec in enumerate(specs):
@@ -175,7 +176,8 @@ def test_bad_input(rng):
         jg.solve_many(Box())
     with pytest.raises(ValueError, match="a game with batched arrays"):
         jg.solve_many([])
-    for size in (0, 2.0, True):
+    sizes: list[Any] = [0, 2.0, True]
+    for size in sizes:
         with pytest.raises(ValueError, match=f"batch_size is {size}, expected a positive integer"):
             jg.solve_many(games, batch_size=size)
     with pytest.raises(ValueError, match=r"init\[1, 2\] sums to 0.9"):
@@ -265,10 +267,10 @@ class Waits(Newton):
 
     stall = 10**6
 
-    def init(self, game, profile):
+    def init(self, game: Any, profile: Any) -> Any:
         return Countdown(profile, jnp.abs(game.appeal[0, 0]))
 
-    def step(self, game, state):
+    def step(self, game: Any, state: Any) -> Any:
         jax.debug.callback(lambda left: WORK.append(float(left)), state.left)
         return Countdown(state.profile, state.left - 1)
 
