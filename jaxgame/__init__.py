@@ -1,6 +1,7 @@
 """jaxgame: when language models each choose which human groups to align with, what happens, and who is left out?"""
 
 from jaxgame import simplex, steering, surveys
+from jaxgame.batch import solve_many
 from jaxgame.bounds import Bounds
 from jaxgame.certificate.certify import Certificate, certify
 from jaxgame.certificate.multiplicity import Probe, probe
@@ -80,6 +81,7 @@ __all__ = [
     "sensitivity",
     "simplex",
     "solve",
+    "solve_many",
     "steer",
     "steer_to_floor",
     "steering",

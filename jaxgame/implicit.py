@@ -134,7 +134,7 @@ class _Conditions:
         affine = self.affine
         if affine is None:
             return _krylov(None, None), _krylov(None, None)
-        if not kkt.isdirect(affine):
+        if not kkt.is_direct(affine):
             return self.iterative(), self.T.iterative()
         still = jnp.zeros_like(self.profile)
         inverse = self.inverse(kkt.factorise(affine, still, self.face))

@@ -22,7 +22,7 @@ from jaxgame.implicit import solved, tangent
 from jaxgame.solvers import AggregativeNewton, GoldenRatio, Newton, Solver
 from jaxgame.solvers.bounded_newton import BoundedNewton
 from jaxgame.solvers.kkt import DENSE_LIMIT, is_tractable
-from jaxgame.solvers.loop import CONVERGED, MAX_STEPS, NONFINITE, STALLED, Progress, run
+from jaxgame.solvers.loop import CONVERGED, MAX_STEPS, NONFINITE, STALLED, Loop, Progress
 from jaxgame.solvers.newton import natural_face, project_on, solve_on
 from jaxgame.solvers.scale import Scale, measure, uniform
 from jaxgame.solvers.settle import is_populous, settle
@@ -30,6 +30,7 @@ from jaxgame.solvers.settle import is_populous, settle
 POLISH_ROUNDS = 3
 FIRST_ORDER_STEPS = 100_000
 FIRST_ORDER_STALL = 5_000
+RESCUE_STEPS = FIRST_ORDER_STEPS // 5
 
 
 def solve(
@@ -67,23 +68,8 @@ def solve(
     if bounds is not None:
         solver, bounds = _bounded_solver(game, solver, bounds)
     chosen = default_solver(game) if solver is None else solver
-    if not (hasattr(chosen, "init") and hasattr(chosen, "step")):
-        raise ValueError(
-            f"solver must have init(game, profile) and step(game, state), got {chosen!r}; an instance, not a class?"
-        )
-    if isinstance(chosen, type):
-        raise ValueError(f"solver is the class {chosen.__name__}, expected an instance: {chosen.__name__}()")
-    if check := getattr(chosen, "check", None):
-        check(game)
-    if tol is None:
-        tol = 1e-6 if jnp.finfo(dtype).bits <= 32 else 1e-10
-    elif _checks.concrete(tol) and not float(tol) > 0:
-        raise ValueError(f"tol is {tol}, expected a positive number")
-    default_steps = getattr(chosen, "max_steps", FIRST_ORDER_STEPS)
-    if max_steps is None:
-        max_steps = default_steps
-    elif _checks.concrete(max_steps) and not (0 <= float(max_steps) < np.inf and float(max_steps) == int(max_steps)):
-        raise ValueError(f"max_steps is {max_steps}, expected an integer ≥ 0")
+    check_solver(chosen, game)
+    tol, max_steps = numbers(chosen, dtype, tol, max_steps)
     start = None
     if init is not None:
         start = _checks.shares("init", _checks.array("init", init, dtype, shape), init)
@@ -104,6 +90,31 @@ def solve(
         made = int(equilibrium.steps) if equilibrium.steps.ndim == 0 else record
         equilibrium = equilibrium.replace(history=out["history"][..., :made])
     return equilibrium
+
+
+def check_solver(solver: Any, game: Any) -> None:
+    """Raises ValueError for what is no solver, or none for this game."""
+    if not (hasattr(solver, "init") and hasattr(solver, "step")):
+        raise ValueError(
+            f"solver must have init(game, profile) and step(game, state), got {solver!r}; an instance, not a class?"
+        )
+    if isinstance(solver, type):
+        raise ValueError(f"solver is the class {solver.__name__}, expected an instance: {solver.__name__}()")
+    if check := getattr(solver, "check", None):
+        check(game)
+
+
+def numbers(solver: Any, dtype: Any, tol: Any, max_steps: Any) -> tuple[Any, Any]:
+    """tol and max_steps with their defaults. Raises ValueError where they make no sense."""
+    if tol is None:
+        tol = 1e-6 if jnp.finfo(dtype).bits <= 32 else 1e-10
+    elif _checks.concrete(tol) and not float(tol) > 0:
+        raise ValueError(f"tol is {tol}, expected a positive number")
+    if max_steps is None:
+        max_steps = getattr(solver, "max_steps", FIRST_ORDER_STEPS)
+    elif _checks.concrete(max_steps) and not (0 <= float(max_steps) < np.inf and float(max_steps) == int(max_steps)):
+        raise ValueError(f"max_steps is {max_steps}, expected an integer ≥ 0")
+    return tol, max_steps
 
 
 def default_solver(game: Any) -> Solver:
@@ -179,7 +190,7 @@ def _stepwise(game, solver, start, tol, max_steps, bounds, rescue: bool, record:
     # Compiled only where it is needed, unless what is needed is known only when it runs.
     if _checks.concrete(gave_up):
         return _rescued(game, first) if gave_up else first
-    return _certified(game, lax.cond(gave_up, lambda: _continued(game, first, gave_up), lambda: first))
+    return certified(game, lax.cond(gave_up, lambda: _continued(game, first, gave_up), lambda: first))
 
 
 @functools.partial(jax.jit, static_argnums=6)
@@ -188,16 +199,26 @@ def _attempt(
 ) -> tuple[dict[str, Any], Array]:
     """By one solver; and whether it stopped although it might have gone on."""
     game, solver = carried_game.unwrap(), carried_solver.unwrap()
+    start = uniform(game, dtype_of(game)) if start is None else start
+    loop = looped(game, solver, tol, max_steps, record)
+    return concluded(loop, loop.run(start), bounds)
+
+
+def looped(game: Any, solver: Any, tol: Any, max_steps: Any, record: int = 0, scale: Scale | None = None) -> Loop:
+    """The loop in which `solve` runs a solver."""
     dtype = dtype_of(game)
-    start = uniform(game, dtype) if start is None else start
     tol, max_steps = jnp.asarray(tol, dtype), jnp.asarray(max_steps, int)
-    scale = measure(game, dtype)
-    finish = isinstance(solver, Newton | BoundedNewton)
+    scale = measure(game, dtype) if scale is None else scale
     stall = getattr(solver, "stall", FIRST_ORDER_STALL)
-    found = run(game, solver, start, scale, tol=tol, max_steps=max_steps, patience=stall, record=record, finish=finish)
+    return Loop(game, solver, scale, tol, max_steps, stall, record, isinstance(solver, Newton | BoundedNewton))
+
+
+def concluded(loop: Loop, found: Progress, bounds: Any = None) -> tuple[dict[str, Any], Array]:
+    """The fields of an equilibrium, polished and certified; and whether first-order steps might go on."""
+    game = loop.game
     profile, marginals, residual, evaluations = found.profile, found.marginals, found.residual, found.evaluations
-    if is_tractable(game) and not finish:
-        profile, marginals, residual, extra = _polish(game, found, scale)
+    if is_tractable(game) and not loop.finish:
+        profile, marginals, residual, extra = _polish(game, found, loop.scale)
         evaluations = evaluations + extra
     fields = dict(
         profile=profile,
@@ -208,8 +229,8 @@ def _attempt(
         status=found.status,
         steps=found.steps,
         evaluations=evaluations,
-        tol=tol,
-        history=found.history if record else None,
+        tol=loop.tol,
+        history=found.history if loop.record else None,
         bounds=bounds,
         prices=found.prices,
     )
@@ -219,18 +240,26 @@ def _attempt(
 
 @jax.jit
 def _rescued(game: Carried, first: dict[str, Any]) -> dict[str, Any]:
-    return _certified(game, _continued(game, first, jnp.ones((), bool)))
+    return certified(game, _continued(game, first, jnp.ones((), bool)))
 
 
 def _continued(carried_game: Carried, first: dict[str, Any], gave_up: Array) -> dict[str, Any]:
     """First-order steps from the best profile, where Newton gave up; still to be certified."""
-    game, profile, tol = carried_game.unwrap(), first["profile"], first["tol"]
-    scale = measure(game, profile.dtype)
-    budget = jnp.where(gave_up, FIRST_ORDER_STEPS // 5, 0)  # none, for the lanes of a batch that need none
-    again = run(game, GoldenRatio(), profile, scale, tol=tol, max_steps=budget, patience=FIRST_ORDER_STALL)
+    # No steps for the lanes of a batch that need none.
+    loop = rescue_loop(carried_game, first["tol"], jnp.where(gave_up, RESCUE_STEPS, 0))
+    return improved(first, loop.run(first["profile"]), gave_up)
+
+
+def rescue_loop(carried_game: Carried, tol: Any, max_steps: Any, scale: Scale | None = None) -> Loop:
+    """The loop of the first-order steps that take over where Newton gave up."""
+    return looped(carried_game.unwrap(), GoldenRatio(), tol, max_steps, scale=scale)
+
+
+def improved(first: dict[str, Any], again: Progress, gave_up: Array) -> dict[str, Any]:
+    """What was found first, with what further steps have found where the first gave up."""
     better = gave_up & (again.residual < first["residual"])
     return first | dict(
-        profile=jnp.where(better, again.profile, profile),
+        profile=jnp.where(better, again.profile, first["profile"]),
         residual=jnp.where(better, again.residual, first["residual"]),
         status=jnp.where(better & (again.status == CONVERGED), CONVERGED, first["status"]),
         steps=first["steps"] + again.steps,
@@ -238,7 +267,7 @@ def _continued(carried_game: Carried, first: dict[str, Any], gave_up: Array) -> 
     )
 
 
-def _certified(carried_game: Carried, found: dict[str, Any]) -> dict[str, Any]:
+def certified(carried_game: Carried, found: dict[str, Any]) -> dict[str, Any]:
     """With what follows from the profile and the status."""
     game, profile, status = carried_game.unwrap(), found["profile"], found["status"]
     return found | dict(

@@ -24,8 +24,7 @@ from jaxgame.equilibrium import Equilibrium
 from jaxgame.exclusion import critical_ratios, excluded, inclusion_price
 from jaxgame.games import AlignmentGame
 from jaxgame.report.groups import Map, draw_map, features, indistinct
-from jaxgame.solvers.loop import CONVERGED
-from jaxgame.solvers.loop import run as run_solver
+from jaxgame.solvers.loop import CONVERGED, Loop
 from jaxgame.solvers.scale import measure, uniform
 from jaxgame.solving import default_solver, solve
 from jaxgame.steering.floor import Charge, concluded
@@ -370,6 +369,6 @@ def _compared(game: AlignmentGame, own: str) -> list[Curve]:
 def _curve(game: AlignmentGame, tol: Array, *, solver: Any, steps: int) -> tuple[Array, ...]:
     start = uniform(game, tol.dtype)
     scale = measure(game, tol.dtype)
-    end = run_solver(game, solver, start, scale, tol=tol, max_steps=jnp.asarray(steps), patience=steps, record=steps)
+    end = Loop(game, solver, scale, tol, jnp.asarray(steps), patience=steps, record=steps).run(start)
     assert end.evaluations is not None
     return end.history, end.steps, end.evaluations, end.status == CONVERGED

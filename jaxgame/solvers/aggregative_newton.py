@@ -43,7 +43,9 @@ class AggregativeNewton(Newton):
 def response_guess(affine: AffineMap, base: Array, residual: Array) -> tuple[Array, Array]:
     """The faces of the best responses to the others at `base`, as exact as the natural residual asks, and these."""
     met = affine.linear - affine.others.apply(base)
-    tol = jnp.minimum(RESPONSE_PRECISION * residual, RESPONSE_TOL)
+    rounding = 4 * jnp.finfo(residual.dtype).eps  # below it mixtures change for ever
+    tol = jnp.clip(RESPONSE_PRECISION * residual, rounding, RESPONSE_TOL)
+    tol = jnp.where(jnp.isposinf(residual), jnp.inf, tol)
     mixture = best_response(affine, met, simplex.project(base), tol)
     return mixture > 0, mixture
 

@@ -15,6 +15,7 @@ its default; `stall`, the steps without progress after which to give up; `evalua
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Callable
 from typing import Any, ClassVar, Protocol
 
@@ -67,67 +68,58 @@ def profile_of(state: Any) -> Any:
     )
 
 
-def run(
-    game: Any,
-    solver: Solver,
-    profile: Array,
-    scale: Scale,
-    *,
-    tol: Array,
-    max_steps: Array,
-    patience: int,
-    record: int = 0,
-    finish: bool = False,
-) -> Progress:
-    """Iterate until the natural residual is at most tol (or at rounding), max_steps, or nothing finite is left.
+@dataclasses.dataclass(frozen=True)
+class Loop:
+    """Until the natural residual is at most tol (or at rounding), max_steps, or nothing finite is left.
+
+    In parts, so that a batch of games can be taken through it together (`jaxgame.batch`).
 
     `patience`: steps without a new best residual after which the solver counts as stalled.
     `record`: how many residuals to keep (static). `finish`: past tol, go on as long as every step lowers the
     residual, down to rounding (static); for Newton steps, which reach it at once.
     """
 
-    def observe(state: Any) -> tuple[Array, Array, Array]:
-        here = profile_of(state)
-        marginals = getattr(state, "marginals", None)
-        marginals = game.marginals(here) if marginals is None else marginals
-        residual = getattr(state, "residual", None)
-        residual = scale.residual(here, marginals) if residual is None else residual
-        return here, marginals, jnp.where(jnp.isfinite(marginals).all(), residual, jnp.nan)
+    game: Any
+    solver: Solver
+    scale: Scale
+    tol: Array
+    max_steps: Array
+    patience: int
+    record: int = 0
+    finish: bool = False
 
-    def verdict(marginals: Array, residual: Array, better: Array | bool) -> Array:
-        floor = scale.floor(marginals)
-        done = residual <= jnp.maximum(tol, floor)
-        if finish:
-            done = done & ((residual <= floor) | ~jnp.asarray(better))
-        return jnp.where(done, CONVERGED, -1)
+    def run(self, profile: Array) -> Progress:
+        return self.end(lax.while_loop(self.unfinished, self.advance, self.start(profile)))
 
-    state = solver.init(game, profile)
-    here, marginals, residual = observe(state)
-    start = Progress(
-        state=state,
-        profile=here,
-        marginals=marginals,
-        prices=getattr(state, "prices", None),
-        residual=jnp.where(jnp.isfinite(residual), residual, jnp.inf),
-        status=jnp.where(jnp.isfinite(residual), verdict(marginals, residual, True), NONFINITE),
-        steps=jnp.zeros((), int),
-        since=jnp.zeros((), int),
-        evaluations=None,
-        history=jnp.full(record, jnp.nan, profile.dtype),
-    )
+    def start(self, profile: Array) -> Progress:
+        state = self.solver.init(self.game, profile)
+        here, marginals, residual = self._observe(state)
+        return Progress(
+            state=state,
+            profile=here,
+            marginals=marginals,
+            prices=getattr(state, "prices", None),
+            residual=jnp.where(jnp.isfinite(residual), residual, jnp.inf),
+            status=jnp.where(jnp.isfinite(residual), self._verdict(marginals, residual, True), NONFINITE),
+            steps=jnp.zeros((), int),
+            since=jnp.zeros((), int),
+            evaluations=None,
+            history=jnp.full(self.record, jnp.nan, profile.dtype),
+        )
 
-    def unfinished(now: Progress) -> Array:
-        return (now.status < 0) & (now.steps < max_steps)
+    def unfinished(self, now: Progress) -> Array:
+        return (now.status < 0) & (now.steps < self.max_steps)
 
-    def body(now: Progress) -> Progress:
-        state = solver.step(game, now.state)
-        here, marginals, residual = observe(state)
+    def advance(self, now: Progress) -> Progress:
+        """One step."""
+        state = self.solver.step(self.game, now.state)
+        here, marginals, residual = self._observe(state)
         finite = jnp.isfinite(residual)
         better = finite & (residual < now.residual)
         since = jnp.where(better, 0, now.since + 1)
         best, marginals = jnp.where(better, residual, now.residual), jnp.where(better, marginals, now.marginals)
-        status = verdict(marginals, best, better)
-        status = jnp.where(status == CONVERGED, status, jnp.where(since > patience, STALLED, -1))
+        status = self._verdict(marginals, best, better)
+        status = jnp.where(status == CONVERGED, status, jnp.where(since > self.patience, STALLED, -1))
         status = jnp.where(finite | (status == CONVERGED), status, NONFINITE)
         prices = None if now.prices is None else jnp.where(better, state.prices, now.prices)
         return Progress(
@@ -140,14 +132,30 @@ def run(
             steps=now.steps + 1,
             since=since,
             evaluations=None,
-            history=now.history.at[now.steps].set(residual, mode="drop") if record else now.history,
+            history=now.history.at[now.steps].set(residual, mode="drop") if self.record else now.history,
         )
 
-    end = lax.while_loop(unfinished, body, start)
-    reached = end.residual <= jnp.maximum(tol, scale.floor(end.marginals))
-    evaluations = getattr(end.state, "evaluations", end.steps * getattr(solver, "evaluations_per_step", 1) + 1)
-    return end.replace(
-        status=jnp.where(end.status < 0, jnp.where(reached, CONVERGED, MAX_STEPS), end.status),
-        state=None,
-        evaluations=evaluations,
-    )
+    def end(self, now: Progress) -> Progress:
+        """The verdict on what is finished, or out of steps."""
+        reached = now.residual <= jnp.maximum(self.tol, self.scale.floor(now.marginals))
+        per_step = getattr(self.solver, "evaluations_per_step", 1)
+        return now.replace(
+            status=jnp.where(now.status < 0, jnp.where(reached, CONVERGED, MAX_STEPS), now.status),
+            state=None,
+            evaluations=getattr(now.state, "evaluations", now.steps * per_step + 1),
+        )
+
+    def _observe(self, state: Any) -> tuple[Array, Array, Array]:
+        here = profile_of(state)
+        marginals = getattr(state, "marginals", None)
+        marginals = self.game.marginals(here) if marginals is None else marginals
+        residual = getattr(state, "residual", None)
+        residual = self.scale.residual(here, marginals) if residual is None else residual
+        return here, marginals, jnp.where(jnp.isfinite(marginals).all(), residual, jnp.nan)
+
+    def _verdict(self, marginals: Array, residual: Array, better: Array | bool) -> Array:
+        floor = self.scale.floor(marginals)
+        done = residual <= jnp.maximum(self.tol, floor)
+        if self.finish:
+            done = done & ((residual <= floor) | ~jnp.asarray(better))
+        return jnp.where(done, CONVERGED, -1)

@@ -78,7 +78,8 @@ class Newton:
         """The faces that a base and its natural residual suggest; and the point that the solve on them starts from.
 
         Best responses to the others where the solve on the faces is iterative, and so dear: they take far fewer faces.
-        With diagonal curvature they are what the natural map suggests.
+        With diagonal curvature they are what the natural map suggests. A residual of ∞ asks for anything that costs
+        little.
         """
         if kkt.is_direct(affine) or affine.own.is_diagonal:
             return natural_face(affine, base), base
@@ -92,7 +93,8 @@ class Newton:
         inside = searching & (state.misses % 2 == 0)
         base = jnp.where(searching, state.interior.mixture, state.point)
         affine = linearise(game, base).scaled(1 / state.scale.sigma)
-        face, centre = self.guess(affine, base, state.residual)
+        # A step along the path uses no guess: any will do, at no cost.
+        face, centre = self.guess(affine, base, jnp.where(inside, jnp.inf, state.residual))
         faces, path = FaceStep(affine, face, centre), PathStep(affine, state.interior)
         theta = jnp.where(inside, path.theta, faces.theta)
         solve = kkt.factorise(affine, theta, face | inside, PRECISION)
