@@ -41,6 +41,7 @@ from jaxgame.steering import (
     steer,
     steer_to_floor,
 )
+from jaxgame.streaming import Stream, Streamed, open_stream, solve_stream
 
 __all__ = [
     "AcceleratedGradient",
@@ -68,6 +69,8 @@ __all__ = [
     "Scaled",
     "Sensitivity",
     "Solver",
+    "Stream",
+    "Streamed",
     "certify",
     "closed_form",
     "critical_ratios",
@@ -76,10 +79,12 @@ __all__ = [
     "induce",
     "inducement",
     "objectives",
+    "open_stream",
     "probe",
     "sensitivity",
     "simplex",
     "solve",
+    "solve_stream",
     "steer",
     "steer_to_floor",
     "steering",
