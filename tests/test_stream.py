@@ -140,6 +140,7 @@ def test_single_precision_adds_up():
 
 KILLED = """
 import os, signal, sys
+import jax
 jax.config.update("jax_enable_x64", True)
 from jaxgame.streaming import open_stream, solve, solve_stream
 plain, calls = solve.answered, iter(range(10**6))

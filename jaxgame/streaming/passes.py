@@ -20,7 +20,7 @@ from jaxgame.solvers.settle import LEAST, Ground, Proof, Search, begin, of_sampl
 from jaxgame.streaming.form import Form, members
 from jaxgame.streaming.stream import Stream
 
-SAMPLE_BYTES = 2**24  # of a sample's largest array
+SAMPLE_BYTES = 2**23  # of a sample's largest array
 
 
 @pytree()
