@@ -42,6 +42,7 @@ from jaxgame.steering import (
     steer,
     steer_to_floor,
 )
+from jaxgame.streaming import Stream, Streamed, open_stream, solve_stream
 
 __all__ = [
     "AcceleratedGradient",
@@ -69,6 +70,8 @@ __all__ = [
     "Scaled",
     "Sensitivity",
     "Solver",
+    "Stream",
+    "Streamed",
     "certify",
     "closed_form",
     "critical_ratios",
@@ -77,11 +80,13 @@ __all__ = [
     "induce",
     "inducement",
     "objectives",
+    "open_stream",
     "probe",
     "sensitivity",
     "simplex",
     "solve",
     "solve_many",
+    "solve_stream",
     "steer",
     "steer_to_floor",
     "steering",

@@ -199,6 +199,48 @@ def solve(
         raise typer.Exit(NOT_CERTIFIED)
 
 
+@app.command(epilog=usage.STREAM)
+def stream(
+    folder: Annotated[Path, typer.Argument(help="population.json and .npy files with a row an agent.")],
+    out: Annotated[Path | None, typer.Option(help="Write report.json into this folder.")] = None,
+    profile: Annotated[bool, typer.Option("--profile", help="With --out: profile.npy, all mixtures, too.")] = False,
+    tol: Annotated[float | None, typer.Option(help="Residual (default 1e-6 in float32, 1e-10 in float64).")] = None,
+    max_passes: Annotated[int, typer.Option(help="Most passes over all agents.", min=1)] = 50,
+    block: Annotated[int | None, typer.Option(help="Agents read at a time (default 16 MiB of them).", min=1)] = None,
+    checkpoint: Annotated[Path | None, typer.Option(help="Where it stands (default FOLDER/checkpoint).")] = None,
+) -> None:
+    """Solve a population larger than memory, from files that are read in blocks; resumed where it was stopped."""
+    _prepare_jax()
+    from jaxgame.report.files import staged
+    from jaxgame.report.terminal import show_streamed
+    from jaxgame.report.write import write_streamed
+    from jaxgame.streaming import open_stream, solve_stream
+
+    with _bad_input(ValueError, OSError):
+        if profile and out is None:
+            raise ValueError("--profile needs --out, the folder to write profile.npy to")
+        population = open_stream(folder, block_agents=block)
+        try:
+            found = solve_stream(
+                population,
+                tol=tol,
+                max_passes=max_passes,
+                checkpoint=folder / "checkpoint" if checkpoint is None else checkpoint,
+                progress=True,
+            )
+        except KeyboardInterrupt as stop:
+            _complain(str(stop))
+            raise typer.Exit(INTERRUPTED) from None
+        if out is not None:
+            with staged(out) as unfinished:
+                write_streamed(folder, found, unfinished)
+                if profile:
+                    found.write_profile(unfinished / "profile.npy")
+    show_streamed(_console(), found)
+    if not found.converged:
+        raise typer.Exit(NOT_CERTIFIED)
+
+
 @app.command(epilog=usage.STEER)
 def steer(
     lever: Annotated[str, typer.Option(help="price, common, appeal or targets")] = "common",

@@ -82,3 +82,33 @@ jaxgame solve game.npz --out results/mine --solver Newton
 
 Exit code 1: not converged or not certified; 2: bad input.
 """)
+
+STREAM = _paragraphs("""
+[bold]The folder[/bold] holds population.json and a .npy file for every array that has a row an agent (float32 or
+float64, C order, as numpy.save or numpy.lib.format.open_memmap write them). What all agents share stands in
+population.json under the names of `jaxgame solve`'s .npz files; a name is in one place or the other.
+
+[bold]{"kind": "quadratic", "curvature": 1.0, "coupling.B": \\[\\[0.5, 0.1], \\[0.1, 0.5]]}[/bold] with linear.npy
+(n, D). curvature may also be a matrix, or curvature.npy (n,), or curvature.diagonal (D,) or .npy (n, D), or
+curvature.scale.npy (n,) with curvature.matrix. Optional: coupling.sensitivity, a number or .npy (n,);
+coupling.reach.npy (n,), summing to 1; coupling.atomic, coupling.include_self.
+
+[bold]{"kind": "alignment", "kernel": \\[\\[1, 0.2], \\[0.2, 1]], "attractiveness": 0.3}[/bold] with targets.npy
+(n, D), and appeal (D,) or .npy (n, D). Optional: attractiveness, consistency, diversity, numbers or .npy (n,); spread;
+reach.npy (n,); diversity_form, consistency_metric.
+
+Both: optional groups, a list of D names.
+
+[bold]What happens[/bold]: a sample is solved, then a few passes are made over all agents, a block in memory at a time,
+until the residual is proved to be at most --tol. The checkpoint folder notes every few seconds how far that is. After
+Ctrl-C, a crash or a loss of power the same command goes on from there, to the same answer; once it has the answer,
+it says it at once. A checkpoint of another population, or of files that have changed, is refused.
+
+[bold]Examples[/bold]
+
+jaxgame stream population/
+
+jaxgame stream population/ --out results/mine --profile --checkpoint /scratch/mine
+
+Exit code 1: not converged; 2: bad input, by file, block and agent; 130: interrupted.
+""")

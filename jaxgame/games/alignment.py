@@ -186,10 +186,13 @@ class AlignmentGame:
         coupling = Edges(diversity, self.coupling.weights, self.coupling.factor, self.kernel)
         return AffineMap(linear, curvature, coupling)
 
-    def members(self, rows: Rows) -> Members:
-        """Some agents of a population that meets as a whole: `rows` picks their rows of any (n, …)."""
-        n = self.n_agents
-        diversity = rows(per_agent(self.diversity, n)) * float(n > 1)
+    def members(self, rows: Rows, population: int | None = None) -> Members:
+        """Some agents of a population that meets as a whole: `rows` picks their rows of any (n, …).
+
+        population: how many agents meet, where the game is itself a part of a larger one.
+        """
+        n = self.n_agents if population is None else population
+        diversity = rows(per_agent(self.diversity, self.n_agents)) * float(n > 1)
         linear, curvature = self._alone(diversity, rows)
         # The mean of the others is n/(n−1) of the population's mean, less the agent's own share of it.
         sensitivity = diversity * (n / max(n - 1, 1))

@@ -79,9 +79,13 @@ class MeanField:
             return met + column(self.sensitivity) * self.reach[:, None] * (profile @ self.B)
         return met
 
-    def members(self, linear: Array, curvature: Blocks, rows: Rows) -> Members:
-        """Agents of a game with this coupling, given their (b, D) linear utilities and their curvature."""
-        weight, sensitivity = rows(self.reach), rows(per_agent(self.sensitivity, self.reach.shape[0]))
+    def members(self, linear: Array, curvature: Blocks, rows: Rows, reach: Array | None = None) -> Members:
+        """Agents of a game with this coupling, given their (b, D) linear utilities and their curvature.
+
+        reach (b,): theirs in a larger population.
+        """
+        weight = rows(self.reach) if reach is None else reach
+        sensitivity = rows(per_agent(self.sensitivity, self.reach.shape[0]))
         own = matrix = None
         if not self.include_self:
             own, matrix = -sensitivity * weight, self.B

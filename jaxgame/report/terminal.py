@@ -15,6 +15,7 @@ from jaxgame.report.text import findings, interval, number, percent, proof, spre
 if TYPE_CHECKING:
     from jaxgame.certificate.certify import Certificate
     from jaxgame.equilibrium import Equilibrium
+    from jaxgame.streaming import Streamed
     from jaxgame.study import Study
 
 
@@ -85,3 +86,17 @@ def show_solution(console: Console, names: tuple[str, ...], found: Equilibrium, 
     console.print(table)
     console.print(Text(str(found.message)))
     console.print(Text(certificate.message))
+
+
+def show_streamed(console: Console, found: Streamed) -> None:
+    """The equilibrium of a population that was read in blocks."""
+    stream = found.stream
+    console.print(Text(f"{stream.n_agents:,} agents ({stream.kind}), {stream.n_groups} groups", "bold"))
+    table = Table(box=None, pad_edge=False, header_style="dim")
+    table.add_column("group")
+    table.add_column("representation", justify="right")
+    for name, shown in zip(stream.names, found.representation, strict=True):
+        excluded = shown <= 0
+        table.add_row(*(Text(cell, "bold red" if excluded else "") for cell in (name, f"{shown:.6f}")))
+    console.print(table)
+    console.print(Text(found.message))

@@ -48,6 +48,7 @@ if TYPE_CHECKING:
     from jaxgame.config import StudyOptions
     from jaxgame.equilibrium import Equilibrium
     from jaxgame.steering.plan import Plan
+    from jaxgame.streaming import Streamed
     from jaxgame.study import Study
 
 VERSION = 1
@@ -93,6 +94,25 @@ def write_solution(
         "groups": [
             {"group": name, "representation": share, "largest_in_a_mixture": largest}
             for name, share, largest in zip(names, shown, np.asarray(found.profile).max(0), strict=True)
+        ],
+    }
+    write_json(folder / "report.json", report)
+
+
+def write_streamed(population: Path, found: Streamed, folder: Path) -> None:
+    """report.json ("jaxgame.stream", version 1) of a population that was read in blocks."""
+    stream = found.stream
+    report = {
+        "schema": "jaxgame.stream",
+        **_origin(str(stream.dtype)),
+        "population": {"folder": population.name, "kind": stream.kind, "agents": stream.n_agents},
+        "equilibrium": {
+            name: getattr(found, name)
+            for name in ("converged", "passes", "residual", "tol", "gap", "message", "history", "aggregate")
+        },
+        "groups": [
+            {"group": name, "representation": share}
+            for name, share in zip(stream.names, found.representation, strict=True)
         ],
     }
     write_json(folder / "report.json", report)

@@ -14,13 +14,13 @@ import jax.numpy as jnp
 from jax import Array, lax
 
 from jaxgame._pytree import pytree
+from jaxgame.games.affine import AffineMap
 from jaxgame.games.members import Members, Rows
 from jaxgame.solvers.columns import agents_last, over_groups
 from jaxgame.solvers.respond import is_closed, respond
 
 CLOSED_BYTES, MATRIX_BYTES = 2**20, 2**18  # of one (D, b) array: measured, benchmarks/README.md
-SAMPLED = 16  # one agent in so many stands for all where directions are concerned
-SAMPLE_LEAST = 4096
+LANES = 128
 RUN = 8  # neighbours that are sampled together: whole cache lines
 
 
@@ -28,13 +28,14 @@ RUN = 8  # neighbours that are sampled together: whole cache lines
 class Answer:
     """What a population answers to an aggregate S.
 
-    total: Σ weight_i w_i; shown: Σ reach_i w_i; error, gap: of the worst agent, bounds on its natural residual and on
-    what it could gain at S; spread: the largest marginal at the uniform profile, centred.
+    total: Σ weight_i w_i; shown: Σ reach_i w_i; error, slip, gap: of the worst agent, as of `Response`; spread: the
+    largest marginal at the uniform profile, centred.
     """
 
     total: Array
     shown: Array
     error: Array
+    slip: Array
     gap: Array
     spread: Array
 
@@ -44,16 +45,16 @@ def block_size(n: int, n_groups: int, dtype: Any, closed: bool) -> int:
     cache.
     """
     size = (CLOSED_BYTES if closed else MATRIX_BYTES) // (jnp.dtype(dtype).itemsize * n_groups)
-    return min(n, max(size // 128 * 128, 128))
+    return min(n, max(size // LANES * LANES, LANES))
 
 
 def answer(
-    game: Any, aggregate: Array, profile: Array, tol: Array, *, spread: Array, write: Array
-) -> tuple[Answer, Array]:
+    game: Any, aggregate: Array, profile: Array | None, tol: Array, *, spread: Array, write: Array
+) -> tuple[Answer, Any]:
     """All agents' responses to S (D,) up to tol.
 
     profile (n, D): where to put them, and for matrix curvature near them for a start; closed forms are kept only if
-    `write`. spread: as of an answer before, or negative if unknown.
+    `write`. None: to be put nowhere. spread: as of an answer before, or negative if unknown.
     """
     n, n_groups = game.n_agents, game.n_groups
     dtype = aggregate.dtype
@@ -62,28 +63,32 @@ def answer(
     size = block_size(n, n_groups, dtype, closed)
 
     def block(k: Array, carry: tuple) -> tuple:
-        total, shown, (error, gap, most), profile = carry
+        total, shown, (*bounds, most), profile = carry
         # The last block overlaps the one before; what is there for the second time has no weight.
         start = jnp.minimum(k * size, n - size)
         fresh = start + jnp.arange(size) >= k * size
         rows = functools.partial(lax.dynamic_slice_in_dim, start_index=start, slice_size=size)
         members = game.members(rows)
         linear = agents_last(members.linear)
-        near = None if closed else agents_last(rows(profile))
+        near = None
+        if not closed:
+            near = jnp.full_like(linear, 1 / n_groups) if profile is None else agents_last(rows(profile))
         found = respond(members, linear - members.sensitivity[None] * felt[:, None], near, tol)
         mixture = found.mixture
-        total = _added(total, mixture @ jnp.where(fresh, members.weight, 0))
+        total = _added(total, _weighed(mixture, jnp.where(fresh, members.weight, 0)))
         if members.reach is not None:
-            shown = _added(shown, mixture @ jnp.where(fresh, members.reach, 0))
+            shown = _added(shown, _weighed(mixture, jnp.where(fresh, members.reach, 0)))
         put = functools.partial(_put, start)
-        profile = (
-            lax.cond(write, put, lambda profile, _: profile, profile, mixture) if closed else put(profile, mixture)
-        )
+        if profile is not None:
+            profile = (
+                lax.cond(write, put, lambda profile, _: profile, profile, mixture) if closed else put(profile, mixture)
+            )
         most = lax.cond(spread < 0, lambda: jnp.maximum(most, _spread(members, linear)), lambda: most)
-        return total, shown, (jnp.maximum(error, found.error), jnp.maximum(gap, found.gap), most), profile
+        worst = map(jnp.maximum, bounds, (found.error, found.slip, found.gap))
+        return total, shown, (*worst, most), profile
 
     zero, least = jnp.zeros(n_groups, dtype), jnp.zeros(size, dtype)
-    start = (zero, zero), (zero, zero), (least, least, jnp.maximum(least, spread)), profile
+    start = (zero, zero), (zero, zero), (least, least, least, jnp.maximum(least, spread)), profile
     total, shown, worst, profile = lax.fori_loop(0, -(-n // size), block, start)
     total, shown = total[0] + total[1], shown[0] + shown[1]
     return Answer(total, total if first.reach is None else shown, *(x.max() for x in worst)), profile
@@ -107,6 +112,15 @@ def _spread(members: Members, linear: Array) -> Array:
         slope = slope - share * agents_last(blocks.dense.sum(2))
     mean = share * over_groups(jnp.add, slope)
     return over_groups(jnp.maximum, [jnp.abs(row - mean) for row in slope])
+
+
+def _weighed(mixture: Array, weight: Array) -> Array:
+    """Σ weight w, (D,), by halves: a product adds some ten thousand terms one by one, and loses two digits."""
+    terms = mixture * weight[None]
+    while terms.shape[1] > LANES and terms.shape[1] % 2 == 0:
+        half = terms.shape[1] // 2
+        terms = terms[:, :half] + terms[:, half:]
+    return terms.sum(1)
 
 
 def _added(total: tuple[Array, Array], x: Array) -> tuple[Array, Array]:
@@ -134,6 +148,9 @@ class Sample:
 
     def members(self, rows: Rows) -> Members:
         return self.chosen.rows(rows)
+
+    def affine(self) -> AffineMap:
+        return self.chosen.affine()
 
 
 def sample(game: Any, size: int) -> Sample:

@@ -25,12 +25,14 @@ SHRINK, SMALL = 8, 512  # one agent in so many goes on by itself, in blocks of m
 
 @pytree()
 class Response:
-    """Mixtures (D, b), and bounds (b,) at the aggregate they respond to: on the natural residual with step 1/σ, and on
-    what an agent could still gain.
+    """Mixtures (D, b), and bounds (b,) at the aggregate they respond to: on the natural residual with step 1/σ, on how
+    far marginals (their range) are from those that the mixtures respond to exactly, σ times what that adds to the
+    residual, and on what an agent could still gain.
     """
 
     mixture: Array
     error: Array
+    slip: Array
     gap: Array
 
 
@@ -52,10 +54,12 @@ def respond(members: Members, linear: Array, start: Array | None, tol: Array) ->
 
 def _closed(members: Members, linear: Array, tol: Array) -> Response:
     h = members.curvature.diagonal.T
+    most = over_groups(jnp.maximum, h)
 
     def once(linear: Array) -> Response:
+        # Scaled to the sum 1, a mixture responds exactly to marginals that differ by off · h w.
         mixture, off, height = waterfill(linear, h)
-        return Response(mixture, off, 2 * off * height)
+        return Response(mixture, jnp.zeros_like(off), off * most, 2 * off * height)
 
     found = once(linear)
     if members.own is None or members.matrix is None:
@@ -76,7 +80,7 @@ def _closed(members: Members, linear: Array, tol: Array) -> Response:
         return new, over_groups(jnp.add, jnp.abs(new.mixture - now.mixture)), k + 1
 
     found, moved, _ = lax.while_loop(unsettled, again, (found, jnp.ones_like(reply), jnp.zeros((), int)))
-    return Response(found.mixture, found.error + reply * moved, found.gap + felt * moved)
+    return Response(found.mixture, found.error, found.slip + felt * moved, found.gap + felt * moved)
 
 
 @pytree()
@@ -137,7 +141,7 @@ def _iterated(members: Members, linear: Array, start: Array, tol: Array) -> Resp
         return stepped(jnp.where(better, far, near), jnp.where(better, far_image, near_image)), k + 1
 
     now, _ = lax.while_loop(unsettled, again, (stepped(start, product(start)), jnp.zeros((), int)))
-    found = Response(now.ahead, now.moved, now.gap)
+    found = Response(now.ahead, now.moved, jnp.zeros_like(now.moved), now.gap)
     if not few:
         return found
     # The few that are left go on by themselves.

@@ -16,7 +16,7 @@ from jaxgame import linalg
 from jaxgame._pytree import pytree
 from jaxgame.games import is_aggregative
 from jaxgame.solvers.own_blocks import own_blocks
-from jaxgame.solvers.population import answer, sample
+from jaxgame.solvers.population import Answer, answer, sample
 from jaxgame.solvers.respond import is_closed
 from jaxgame.solvers.scale import norms
 
@@ -91,6 +91,21 @@ class Proof:
 
 
 @pytree()
+class Ground:
+    """What bounds at any aggregate rest on: of all agents."""
+
+    lipschitz: Array  # at least the game map's constant L
+    own: Array  # largest own curvature
+    pull: Array  # largest sensitivity
+    B: Array
+
+    def pulled(self, miss: Array) -> Array:
+        """How much marginals differ, at most, between two aggregates."""
+        felt = (self.B * miss[None]).sum(1)
+        return self.pull * (felt.max() - felt.min())
+
+
+@pytree()
 class Settled:
     """The profile that answers to an aggregate near its own, and what that proves (`Proof`)."""
 
@@ -115,73 +130,27 @@ def settle(game: Any, start: Array, tol: Array, max_steps: Array, record: int = 
     max_steps: passes over the population. record: how many residuals to keep (static).
     """
     n, n_groups, dtype = game.n_agents, game.n_groups, start.dtype
-    closed = is_closed(game.members(lambda x: x[:1]))
-    few = sample(game, max(LEAST, n // SHARE) if closed else LEAST)
-    # An agent's own share of S hardly changes how it responds: left out, responses stay formulas where they are.
-    parts = few.chosen.replace(own=None, matrix=None).affine()
+    first = game.members(lambda x: x[:1])
+    closed = is_closed(first)
     lipschitz, own = norms(game.affine())
-    pull, B = jnp.abs(game.members(lambda x: x).sensitivity).max(), few.chosen.B
-    eps = jnp.finfo(dtype).eps
-    always, unknown = jnp.ones((), bool), -jnp.ones((), dtype)
-
-    def pulled(miss: Array) -> Array:
-        """How much marginals differ, at most, between two aggregates."""
-        felt = (B * miss[None]).sum(1)
-        return pull * (felt.max() - felt.min())
-
-    def precision(miss: Array) -> Array:
-        """To which responses are needed: the natural residual of an agent is its error over its condition number."""
-        return jnp.clip(1e-4 * miss, 16 * eps, 1e-3)
-
-    def of_sample(search: Search, near: Array) -> tuple[Search, Array, Array]:
-        found, near = answer(
-            few, search.point, near, precision(search.length * search.miss), spread=-unknown, write=always
-        )
-        jacobian = own_blocks(parts, jnp.zeros_like(near), near > 0).to_aggregate(parts.others)
-        inverse = linalg.inverse(jnp.eye(n_groups, dtype=dtype) + jacobian)
-        search = search.tried(found.total, inverse)
-        settled = search.miss <= 0.1 / few.n_agents**0.5
-        return search, near, settled | (search.steps >= SAMPLE_STEPS) | (search.length < SHORTEST)
+    pull = jnp.abs(game.members(lambda x: x).sensitivity).max()
+    ground = Ground(lipschitz, own, pull, first.B)
 
     def of_all(search: Search, profile: Array, proof: Proof) -> tuple[Search, Array, Proof]:
         # The profile is written if this pass is likely to be the last one.
-        write = (proof.residual * search.gain <= jnp.maximum(tol, proof.floor)) | (search.steps + 1 >= max_steps)
-        fine = precision(jnp.where(write, 0, search.length * search.miss))
+        write, fine = ahead(search, proof, tol, max_steps)
         found, profile = answer(game, search.point, profile, fine, spread=proof.spread, write=write)
-        sigma = jnp.maximum(lipschitz, found.spread)
-        moved = pulled(found.total - search.point)
-        residual = found.error + moved / sigma
-        proof = Proof(
-            representation=found.shown,
-            residual=residual,
-            gap=found.gap + moved,
-            floor=8 * eps * (1 + (own + found.spread) / sigma),
-            spread=found.spread,
-            written=write | (not closed),
-            history=proof.history.at[search.steps].set(residual, mode="drop") if record else proof.history,
-        )
+        proof = proven(ground, search, proof, found, write | (not closed))
         return search.tried(found.total, None), profile, proof
 
-    def within(proof: Proof, tol: Array) -> Array:
-        return proof.written & (proof.residual <= jnp.maximum(tol, proof.floor))
-
-    near = jnp.full((few.n_agents, n_groups), 1 / n_groups, dtype)
-    search = begin(start, jnp.eye(n_groups, dtype=dtype), 1.0)
-    search, *_ = lax.while_loop(
-        lambda carry: ~carry[-1], lambda carry: of_sample(carry[0], carry[1]), (search, near, ~always)
-    )
-    search = begin(search.point, search.inverse, 0.5 / few.n_agents**0.5)
-
-    def unfinished(carry: tuple[Search, Array, Proof]) -> Array:
-        search, _, proof = carry
-        # Past tol, only as long as a pass gains much.
-        done = within(proof, 0.01 * tol) | (within(proof, tol) & (search.gain > SLOW))
-        return ~done & (search.steps < max_steps) & (search.length > SHORTEST)
-
-    far = jnp.full((), jnp.inf, dtype)
-    proof = Proof(start, far, far, jnp.zeros((), dtype), unknown, ~always, jnp.full(record, jnp.nan, dtype))
+    search = of_sample(sample(game, sample_size(n, closed)), start)
+    proof = unproven(start, record)
     profile = lax.empty((n, n_groups), dtype) if closed else jnp.full((n, n_groups), 1 / n_groups, dtype)
-    search, profile, proof = lax.while_loop(unfinished, lambda carry: of_all(*carry), (search, profile, proof))
+    search, profile, proof = lax.while_loop(
+        lambda carry: unfinished(carry[0], carry[2], tol, max_steps),
+        lambda carry: of_all(*carry),
+        (search, profile, proof),
+    )
     return Settled(
         profile=profile,
         representation=proof.representation,
@@ -192,3 +161,75 @@ def settle(game: Any, start: Array, tol: Array, max_steps: Array, record: int = 
         done=within(proof, tol),
         history=proof.history,
     )
+
+
+def sample_size(n: int, closed: bool) -> int:
+    return max(LEAST, n // SHARE) if closed else LEAST
+
+
+def of_sample(few: Any, start: Array) -> Search:
+    """Where to begin on all agents: Newton on a sample of them, from an aggregate (D,)."""
+    n_groups, dtype = few.n_groups, start.dtype
+    # An agent's own share of S hardly changes how it responds: left out, responses stay formulas where they are.
+    parts = few.chosen.replace(own=None, matrix=None).affine()
+    always, known = jnp.ones((), bool), jnp.ones((), dtype)
+
+    def step(search: Search, near: Array) -> tuple[Search, Array, Array]:
+        fine = precision(search.length * search.miss)
+        found, near = answer(few, search.point, near, fine, spread=known, write=always)
+        jacobian = own_blocks(parts, jnp.zeros_like(near), near > 0).to_aggregate(parts.others)
+        inverse = linalg.inverse(jnp.eye(n_groups, dtype=dtype) + jacobian)
+        search = search.tried(found.total, inverse)
+        settled = search.miss <= 0.1 / few.n_agents**0.5
+        return search, near, settled | (search.steps >= SAMPLE_STEPS) | (search.length < SHORTEST)
+
+    near = jnp.full((few.n_agents, n_groups), 1 / n_groups, dtype)
+    search = begin(start, jnp.eye(n_groups, dtype=dtype), 1.0)
+    search, *_ = lax.while_loop(lambda carry: ~carry[-1], lambda carry: step(*carry[:-1]), (search, near, ~always))
+    return begin(search.point, search.inverse, 0.5 / few.n_agents**0.5)
+
+
+def precision(miss: Array) -> Array:
+    """To which responses are needed: the natural residual of an agent is its error over its condition number."""
+    return jnp.clip(1e-4 * miss, 16 * jnp.finfo(miss.dtype).eps, 1e-3)
+
+
+def ahead(search: Search, proof: Proof, tol: Array, max_steps: Array) -> tuple[Array, Array]:
+    """Of the next pass: whether it is likely to be the last one, and the precision of its responses."""
+    last = (proof.residual * search.gain <= jnp.maximum(tol, proof.floor)) | (search.steps + 1 >= max_steps)
+    return last, precision(jnp.where(last, 0, search.length * search.miss))
+
+
+def unproven(start: Array, record: int) -> Proof:
+    """Before the first pass."""
+    far, zero = jnp.full((), jnp.inf, start.dtype), jnp.zeros((), start.dtype)
+    never = jnp.zeros((), bool)
+    return Proof(start, far, far, zero, zero - 1, never, jnp.full(record, jnp.nan, start.dtype))
+
+
+def proven(ground: Ground, search: Search, before: Proof, found: Answer, written: Array) -> Proof:
+    """What a pass at the point of a search proves, by what it found."""
+    sigma = jnp.maximum(ground.lipschitz, found.spread)
+    moved = ground.pulled(found.total - search.point)
+    residual = found.error + (found.slip + moved) / sigma
+    eps = jnp.finfo(residual.dtype).eps
+    history = before.history
+    return Proof(
+        representation=found.shown,
+        residual=residual,
+        gap=found.gap + moved,
+        floor=8 * eps * (1 + (ground.own + found.spread) / sigma),
+        spread=found.spread,
+        written=written,
+        history=history.at[search.steps].set(residual, mode="drop") if history.shape[0] else history,
+    )
+
+
+def within(proof: Proof, tol: Array) -> Array:
+    return proof.written & (proof.residual <= jnp.maximum(tol, proof.floor))
+
+
+def unfinished(search: Search, proof: Proof, tol: Array, max_steps: Array) -> Array:
+    # Past tol, only as long as a pass gains much.
+    done = within(proof, 0.01 * tol) | (within(proof, tol) & (search.gain > SLOW))
+    return ~done & (search.steps < max_steps) & (search.length > SHORTEST)
