@@ -18,6 +18,7 @@ from jaxgame.games import (
     QuadraticGame,
     Scaled,
 )
+from jaxgame.sharding import connect, shard
 from jaxgame.solvers import (
     AcceleratedGradient,
     AggregativeNewton,
@@ -70,6 +71,7 @@ __all__ = [
     "Solver",
     "certify",
     "closed_form",
+    "connect",
     "critical_ratios",
     "excluded",
     "inclusion_price",
@@ -78,6 +80,7 @@ __all__ = [
     "objectives",
     "probe",
     "sensitivity",
+    "shard",
     "simplex",
     "solve",
     "steer",

@@ -186,10 +186,13 @@ class AlignmentGame:
         linear, curvature = self._alone(diversity, lambda x: x)
         return AffineMap(linear, curvature, Edges(diversity, self.coupling.weights, self.kernel))
 
-    def members(self, rows: Rows) -> Members:
-        """Some agents of a population that meets as a whole: `rows` picks their rows of any (n, …)."""
-        n = self.n_agents
-        diversity = rows(per_agent(self.diversity, n)) * float(n > 1)
+    def members(self, rows: Rows, population: int | None = None) -> Members:
+        """Some agents of a population that meets as a whole: `rows` picks their rows of any (n, …).
+
+        population: how many agents there are, where this game holds only a part of them.
+        """
+        n = self.n_agents if population is None else population
+        diversity = rows(per_agent(self.diversity, self.n_agents)) * float(n > 1)
         linear, curvature = self._alone(diversity, rows)
         # The mean of the others is n/(n−1) of the population's mean, less the agent's own share of it.
         sensitivity = diversity * (n / max(n - 1, 1))

@@ -81,7 +81,10 @@ class QuadraticGame:
         own, others = self.coupling.affine(curvatures.blocks(self.curvature, self.n_agents))
         return AffineMap(self.linear, own, others)
 
-    def members(self, rows: Rows) -> Members:
-        """Some agents of a mean-field game, without a copy of the others: `rows` picks their rows of any (n, …)."""
+    def members(self, rows: Rows, population: int | None = None) -> Members:
+        """Some agents of a mean-field game, without a copy of the others: `rows` picks their rows of any (n, …).
+
+        population: how many agents there are, where this game holds only a part of them. The coupling's weights know.
+        """
         curvature = curvatures.blocks(self.curvature, self.n_agents).rows(rows)
         return self.coupling.members(rows(self.linear), curvature, rows)

@@ -7,7 +7,8 @@ and saves the n·D² work. What is accepted is judged on all agents.
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Callable
+from typing import Any, ClassVar
 
 import jax.numpy as jnp
 from jax import Array, lax
@@ -16,6 +17,7 @@ from jaxgame import linalg
 from jaxgame._pytree import pytree
 from jaxgame.games import is_aggregative
 from jaxgame.solvers.own_blocks import own_blocks
+from jaxgame.solvers.parts import count, largest, total
 from jaxgame.solvers.population import answer, sample
 from jaxgame.solvers.respond import is_closed
 from jaxgame.solvers.scale import norms
@@ -102,6 +104,7 @@ class Settled:
     passes: Array
     done: Array
     history: Array
+    replace: ClassVar[Callable[..., Any]]
 
 
 def is_populous(game: Any) -> bool:
@@ -109,17 +112,19 @@ def is_populous(game: Any) -> bool:
     return hasattr(game, "members") and is_aggregative(game) and game.n_agents * game.n_groups >= POPULOUS
 
 
-def settle(game: Any, start: Array, tol: Array, max_steps: Array, record: int = 0) -> Settled:
+def settle(game: Any, start: Array, tol: Array, max_steps: Array, record: int = 0, axis: str | None = None) -> Settled:
     """From an aggregate (D,), until the residual is at most a hundredth of tol, or at rounding.
 
-    max_steps: passes over the population. record: how many residuals to keep (static).
+    max_steps: passes over the population. record: how many residuals to keep (static). axis: over
+    which the agents are spread, where the game is a `Part`.
     """
     n, n_groups, dtype = game.n_agents, game.n_groups, start.dtype
     closed = is_closed(game.members(lambda x: x[:1]))
-    few = sample(game, max(LEAST, n // SHARE) if closed else LEAST)
-    parts = few.chosen.affine()
-    lipschitz, own = norms(game.affine())
-    pull, B = jnp.abs(game.members(lambda x: x).sensitivity).max(), few.chosen.B
+    least = -(-LEAST // count(axis))
+    few = sample(game, max(least, n // SHARE) if closed else least, axis)
+    sampled, parts = few.n_agents * count(axis), few.chosen.affine()
+    lipschitz, own = norms(game.affine(), axis)
+    pull, B = largest(jnp.abs(game.members(lambda x: x).sensitivity).max(), axis), few.chosen.B
     eps = jnp.finfo(dtype).eps
     always, unknown = jnp.ones((), bool), -jnp.ones((), dtype)
 
@@ -134,19 +139,19 @@ def settle(game: Any, start: Array, tol: Array, max_steps: Array, record: int = 
 
     def of_sample(search: Search, near: Array) -> tuple[Search, Array, Array]:
         found, near = answer(
-            few, search.point, near, precision(search.length * search.miss), spread=-unknown, write=always
+            few, search.point, near, precision(search.length * search.miss), spread=-unknown, write=always, axis=axis
         )
-        jacobian = own_blocks(parts, jnp.zeros_like(near), near > 0).to_aggregate(parts.others)
+        jacobian = total(own_blocks(parts, jnp.zeros_like(near), near > 0).to_aggregate(parts.others), axis)
         inverse = linalg.inverse(jnp.eye(n_groups, dtype=dtype) + jacobian)
         search = search.tried(found.total, inverse)
-        settled = search.miss <= 0.1 / few.n_agents**0.5
+        settled = search.miss <= 0.1 / sampled**0.5
         return search, near, settled | (search.steps >= SAMPLE_STEPS) | (search.length < SHORTEST)
 
     def of_all(search: Search, profile: Array, proof: Proof) -> tuple[Search, Array, Proof]:
         # The profile is written if this pass is likely to be the last one.
         write = (proof.residual * search.gain <= jnp.maximum(tol, proof.floor)) | (search.steps + 1 >= max_steps)
         fine = precision(jnp.where(write, 0, search.length * search.miss))
-        found, profile = answer(game, search.point, profile, fine, spread=proof.spread, write=write)
+        found, profile = answer(game, search.point, profile, fine, spread=proof.spread, write=write, axis=axis)
         sigma = jnp.maximum(lipschitz, found.spread)
         moved = pulled(found.total - search.point)
         residual = found.error + moved / sigma
@@ -170,7 +175,7 @@ def settle(game: Any, start: Array, tol: Array, max_steps: Array, record: int = 
     search, *_ = lax.while_loop(
         lambda carry: ~carry[-1], lambda carry: of_sample(carry[0], carry[1]), (search, near, ~always)
     )
-    search = begin(search.point, search.inverse, 0.5 / few.n_agents**0.5)
+    search = begin(search.point, search.inverse, 0.5 / sampled**0.5)
 
     def unfinished(carry: tuple[Search, Array, Proof]) -> Array:
         search, _, proof = carry
