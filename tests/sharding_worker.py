@@ -56,14 +56,15 @@ def compiled(game):
     return solving._settled.lower(Carried.wrap(game), None, 1e-10, 100, 0).compile().as_text()  # pyright: ignore
 
 
-def compare(name, game):
+def one_process(name):
     """A solve on all devices with one on one device, and what is sent."""
-    alone, spread = jg.solve(game), jg.shard(game)
-    found = jg.solve(spread)
-    assert found.converged and alone.converged
-    parts = NamedSharding(spread.reach.sharding.mesh, P("agents")) if spread.reach is not None else None
-    assert parts is not None and found.profile.sharding.is_equivalent_to(parts, 2)
-    assert {shard.data.shape for shard in found.profile.addressable_shards} == {(game.n_agents // 8, D)}
+    game = games()[name]
+    spread = jg.shard(game)
+    alone, found = jg.solve(game), jg.solve(spread)
+    assert alone.converged and found.converged
+    parts = NamedSharding(spread.reach.sharding.mesh, P("agents"))
+    assert found.profile.sharding.is_equivalent_to(parts, 2)
+    assert {shard.data.shape for shard in found.profile.addressable_shards} == {(N // 8, D)}
     assert found.representation.is_fully_replicated and found.residual.is_fully_replicated
     for field in ("profile", "representation"):
         np.testing.assert_allclose(getattr(found, field), getattr(alone, field), rtol=0, atol=1e-11)
@@ -72,15 +73,8 @@ def compare(name, game):
     assert sent and all(kind == "all-reduce" and size <= D * D for kind, size in sent), sent
 
 
-def one_process():
-    assert jax.device_count() == 8
-    for name, game in games().items():
-        compare(name, game)
-        print(name, "ok")
-
-
 def derivatives():
-    """By the rule for any game, which the compiler spreads over the devices itself."""
+    """By the rule for any game, which the compiler spreads over the devices by itself."""
     game = games()["scalar"]
     spread = jg.shard(game)
 
@@ -89,7 +83,30 @@ def derivatives():
 
     alone, found = jax.grad(shown)(game.linear, game), jax.grad(shown)(spread.linear, spread)
     np.testing.assert_allclose(found, alone, rtol=0, atol=1e-11)
-    print("gradient", found.sharding)
+    print("gradient lies as", found.sharding)
+
+
+def steering():
+    """Prices that bring every group to a floor."""
+    game = games(2_000)["scalar"]
+    alone, found = (jg.steer_to_floor(x, 0.1, lever="price") for x in (game, jg.shard(game)))
+    assert alone.success and found.success
+    np.testing.assert_allclose(found.theta, alone.theta, rtol=0, atol=1e-8)
+
+
+def transformations():
+    """Under jit the mesh is known from the arrays' types."""
+    game = games()["scalar"]
+    spread = jg.shard(game)
+    alone, found = jg.solve(game), jax.jit(jg.solve)(spread)
+    assert found.converged
+    np.testing.assert_allclose(found.profile, alone.profile, rtol=0, atol=1e-11)
+    try:
+        jg.shard(games(N + 1)["scalar"])
+    except ValueError as error:
+        assert "expected a multiple of the 8 devices" in str(error)
+    else:
+        raise AssertionError("20,001 agents on 8 devices")
 
 
 def many_processes():
@@ -121,7 +138,7 @@ def many_processes():
     # A game that every process has whole.
     whole = jg.solve(jg.shard(game, mesh))
     np.testing.assert_allclose(whole.representation, alone.representation, rtol=0, atol=1e-11)
-    print("process", rank, "of", count)
+    print("process", rank, "of", count, "ok")
 
 
 if __name__ == "__main__":
@@ -130,4 +147,5 @@ if __name__ == "__main__":
     jax.config.update("jax_numpy_dtype_promotion", "strict")
     jax.config.update("jax_numpy_rank_promotion", "raise")
     jg.connect()
-    globals()[sys.argv[1]]()
+    globals()[sys.argv[1]](*sys.argv[2:])
+    print(sys.argv[-1], "ok")
