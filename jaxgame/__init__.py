@@ -19,6 +19,7 @@ from jaxgame.games import (
     QuadraticGame,
     Scaled,
 )
+from jaxgame.sharding import connect, shard
 from jaxgame.solvers import (
     AcceleratedGradient,
     AggregativeNewton,
@@ -74,6 +75,7 @@ __all__ = [
     "Streamed",
     "certify",
     "closed_form",
+    "connect",
     "critical_ratios",
     "excluded",
     "inclusion_price",
@@ -83,6 +85,7 @@ __all__ = [
     "open_stream",
     "probe",
     "sensitivity",
+    "shard",
     "simplex",
     "solve",
     "solve_many",

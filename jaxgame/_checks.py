@@ -15,8 +15,10 @@ from jax.experimental.sparse import BCOO
 
 
 def concrete(x: Any) -> bool:
-    """Whether the values of x can be looked at now."""
-    return not isinstance(x, Tracer) and isinstance(x, (jax.Array, np.ndarray, np.generic, int, float))
+    """Whether the values of x can be looked at now: no tracer, and no array that other processes hold parts of."""
+    if isinstance(x, jax.Array):
+        return not isinstance(x, Tracer) and (x.is_fully_addressable or x.is_fully_replicated)
+    return isinstance(x, (np.ndarray, np.generic, int, float))
 
 
 def float_dtype(*arguments: Any):

@@ -24,6 +24,7 @@ from jaxgame.solvers.bounded_newton import BoundedNewton
 from jaxgame.solvers.kkt import DENSE_LIMIT, is_tractable
 from jaxgame.solvers.loop import CONVERGED, MAX_STEPS, NONFINITE, STALLED, Loop, Progress
 from jaxgame.solvers.newton import natural_face, project_on, solve_on
+from jaxgame.solvers.parts import largest, on_parts
 from jaxgame.solvers.scale import Scale, measure, uniform
 from jaxgame.solvers.settle import is_populous, settle
 
@@ -163,13 +164,19 @@ def _settled(carried_game: Carried, start, tol, max_steps, record: int) -> tuple
     uniform_aggregate = jnp.full(game.n_groups, 1 / game.n_groups, dtype)
     aggregate = uniform_aggregate if start is None else game.affine().others.reach @ start
     tol, max_steps = jnp.asarray(tol, dtype), jnp.asarray(max_steps, int)
-    found = settle(game, aggregate, tol, max_steps, record)
+
+    def settled(part: Any, axis: str | None, *arguments: Array) -> tuple[Array, Any]:
+        found = settle(part, *arguments, record=record, axis=axis)
+        concave = ~largest(~concave_agents(part, found.profile).all(), axis)
+        return found.profile, found.replace(profile=None, gap=jnp.where(concave, found.gap, jnp.inf))
+
+    profile, found = on_parts(settled, game, aggregate, tol, max_steps)
     out_of_steps = found.passes >= max_steps
     fields = dict(
-        profile=found.profile,
+        profile=profile,
         representation=found.representation,
         residual=found.residual,
-        gap=jnp.where(concave_agents(game, found.profile).all(), found.gap, jnp.inf),
+        gap=found.gap,
         converged=found.done,
         status=jnp.where(found.done, CONVERGED, MAX_STEPS),
         steps=found.passes,

@@ -81,10 +81,11 @@ class QuadraticGame:
         own, others = self.coupling.affine(curvatures.blocks(self.curvature, self.n_agents))
         return AffineMap(self.linear, own, others)
 
-    def members(self, rows: Rows, reach: Array | None = None) -> Members:
+    def members(self, rows: Rows, population: int | None = None, *, reach: Array | None = None) -> Members:
         """Some agents of a mean-field game, without a copy of the others: `rows` picks their rows of any (n, …).
 
-        reach: theirs, where the game is itself a part of a larger one.
+        population: how many agents meet, where the game is itself a part of a larger one; reach (b,): theirs there, if
+        the coupling does not know it.
         """
         curvature = curvatures.blocks(self.curvature, self.n_agents).rows(rows)
         return self.coupling.members(rows(self.linear), curvature, rows, reach)

@@ -16,6 +16,7 @@ from jax import Array, lax
 from jaxgame._pytree import pytree
 from jaxgame.games.affine import AffineMap
 from jaxgame.games.members import Members, Rows
+from jaxgame.solvers import parts
 from jaxgame.solvers.columns import agents_last, over_groups
 from jaxgame.solvers.respond import is_closed, respond
 
@@ -49,12 +50,20 @@ def block_size(n: int, n_groups: int, dtype: Any, closed: bool) -> int:
 
 
 def answer(
-    game: Any, aggregate: Array, profile: Array | None, tol: Array, *, spread: Array, write: Array
+    game: Any,
+    aggregate: Array,
+    profile: Array | None,
+    tol: Array,
+    *,
+    spread: Array,
+    write: Array,
+    axis: str | None = None,
 ) -> tuple[Answer, Any]:
     """All agents' responses to S (D,) up to tol.
 
     profile (n, D): where to put them, and for matrix curvature near them for a start; closed forms are kept only if
-    `write`. None: to be put nowhere. spread: as of an answer before, or negative if unknown.
+    `write`. None: to be put nowhere. spread: as of an answer before, or negative if unknown. axis: over which the
+    agents are spread.
     """
     n, n_groups = game.n_agents, game.n_groups
     dtype = aggregate.dtype
@@ -90,8 +99,9 @@ def answer(
     zero, least = jnp.zeros(n_groups, dtype), jnp.zeros(size, dtype)
     start = (zero, zero), (zero, zero), (least, least, least, jnp.maximum(least, spread)), profile
     total, shown, worst, profile = lax.fori_loop(0, -(-n // size), block, start)
-    total, shown = total[0] + total[1], shown[0] + shown[1]
-    return Answer(total, total if first.reach is None else shown, *(x.max() for x in worst)), profile
+    sums = (total[0] + total[1], *(() if first.reach is None else (shown[0] + shown[1],)))
+    sums, worst = parts.total(sums, axis), parts.largest(tuple(x.max() for x in worst), axis)
+    return Answer(sums[0], sums[-1], *worst), profile
 
 
 def _put(start: Array, profile: Array, mixture: Array) -> Array:
@@ -153,8 +163,8 @@ class Sample:
         return self.chosen.affine()
 
 
-def sample(game: Any, size: int) -> Sample:
-    """All agents, where there are no more than `size`."""
+def sample(game: Any, size: int, axis: str | None = None) -> Sample:
+    """All agents, where there are no more than `size`. axis: over which they are spread; each part samples its own."""
     n = game.n_agents
     if n <= size:
         return Sample(game.members(lambda x: x))
@@ -166,4 +176,4 @@ def sample(game: Any, size: int) -> Sample:
         return picked.reshape(runs * RUN, *x.shape[1:])
 
     members = game.members(rows)
-    return Sample(members.replace(weight=members.weight / members.weight.sum()))
+    return Sample(members.replace(weight=members.weight / parts.total(members.weight.sum(), axis)))

@@ -12,6 +12,7 @@ from jaxgame import linalg, simplex
 from jaxgame._pytree import pytree
 from jaxgame.games import linearise
 from jaxgame.games.affine import AffineMap, Aggregate, Edges, transposed_apply
+from jaxgame.solvers.parts import largest, total
 
 POWER_STEPS = 30  # within a few per cent of the norm for the steps of first-order methods
 
@@ -48,14 +49,15 @@ def measure(game: Any, dtype) -> Scale:
     return Scale(jnp.where(sigma > 0, sigma, 1), own)
 
 
-def norms(affine: AffineMap) -> tuple[Array, Array]:
+def norms(affine: AffineMap, axis: str | None = None) -> tuple[Array, Array]:
     """Upper bounds on L and on the largest own block: exact parts and the triangle inequality; L where agents do not
-    meet through one matrix by the power method, from below.
+    meet through one matrix by the power method, from below. axis: over which the agents of a mean field are spread.
     """
     own, others = affine.own, affine.others
     met, reached = [], None
     if isinstance(others, Aggregate) and others.B is not None:
-        met, reached = [others.B], jnp.linalg.norm(others.sensitivity) * jnp.linalg.norm(others.reach)
+        felt, weight = (jnp.sqrt(total((x**2).sum(), axis)) for x in (others.sensitivity, others.reach))
+        met, reached = [others.B], felt * weight
     elif isinstance(others, Edges) and isinstance(others.weights, BCOO) and others.left is None:
         met, reached = [] if others.B is None else [others.B], network_norm(others)
     matrices = [matrix for _, matrix in own.terms] + met
@@ -65,7 +67,7 @@ def norms(affine: AffineMap) -> tuple[Array, Array]:
         norm = norm + jnp.abs(coefficient) * size
     if own.dense is not None:
         norm = norm + jnp.sqrt((own.dense**2).sum((1, 2)))
-    norm = norm.max()
+    norm = largest(norm.max(), axis)
     return (lipschitz(affine) if reached is None else norm + reached * (sizes[-1] if met else 1)), norm
 
 

@@ -7,7 +7,8 @@ and saves the n·D² work. What is accepted is judged on all agents.
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Callable
+from typing import Any, ClassVar
 
 import jax.numpy as jnp
 from jax import Array, lax
@@ -16,6 +17,7 @@ from jaxgame import linalg
 from jaxgame._pytree import pytree
 from jaxgame.games import is_aggregative
 from jaxgame.solvers.own_blocks import own_blocks
+from jaxgame.solvers.parts import count, largest, total
 from jaxgame.solvers.population import Answer, answer, sample
 from jaxgame.solvers.respond import is_closed
 from jaxgame.solvers.scale import norms
@@ -117,6 +119,7 @@ class Settled:
     passes: Array
     done: Array
     history: Array
+    replace: ClassVar[Callable[..., Any]]
 
 
 def is_populous(game: Any) -> bool:
@@ -124,26 +127,27 @@ def is_populous(game: Any) -> bool:
     return hasattr(game, "members") and is_aggregative(game) and game.n_agents * game.n_groups >= POPULOUS
 
 
-def settle(game: Any, start: Array, tol: Array, max_steps: Array, record: int = 0) -> Settled:
+def settle(game: Any, start: Array, tol: Array, max_steps: Array, record: int = 0, axis: str | None = None) -> Settled:
     """From an aggregate (D,), until the residual is at most a hundredth of tol, or at rounding.
 
-    max_steps: passes over the population. record: how many residuals to keep (static).
+    max_steps: passes over the population. record: how many residuals to keep (static). axis: over which the agents are
+    spread, where the game is a `Part`.
     """
     n, n_groups, dtype = game.n_agents, game.n_groups, start.dtype
     first = game.members(lambda x: x[:1])
     closed = is_closed(first)
-    lipschitz, own = norms(game.affine())
-    pull = jnp.abs(game.members(lambda x: x).sensitivity).max()
+    lipschitz, own = norms(game.affine(), axis)
+    pull = largest(jnp.abs(game.members(lambda x: x).sensitivity).max(), axis)
     ground = Ground(lipschitz, own, pull, first.B)
 
     def of_all(search: Search, profile: Array, proof: Proof) -> tuple[Search, Array, Proof]:
         # The profile is written if this pass is likely to be the last one.
         write, fine = ahead(search, proof, tol, max_steps)
-        found, profile = answer(game, search.point, profile, fine, spread=proof.spread, write=write)
+        found, profile = answer(game, search.point, profile, fine, spread=proof.spread, write=write, axis=axis)
         proof = proven(ground, search, proof, found, write | (not closed))
         return search.tried(found.total, None), profile, proof
 
-    search = of_sample(sample(game, sample_size(n, closed)), start)
+    search = of_sample(sample(game, sample_size(n, closed, count(axis)), axis), start, axis)
     proof = unproven(start, record)
     profile = lax.empty((n, n_groups), dtype) if closed else jnp.full((n, n_groups), 1 / n_groups, dtype)
     search, profile, proof = lax.while_loop(
@@ -163,30 +167,32 @@ def settle(game: Any, start: Array, tol: Array, max_steps: Array, record: int = 
     )
 
 
-def sample_size(n: int, closed: bool) -> int:
-    return max(LEAST, n // SHARE) if closed else LEAST
+def sample_size(n: int, closed: bool, parts: int = 1) -> int:
+    """How many of the n agents that each of so many parts holds are sampled."""
+    least = -(-LEAST // parts)
+    return max(least, n // SHARE) if closed else least
 
 
-def of_sample(few: Any, start: Array) -> Search:
+def of_sample(few: Any, start: Array, axis: str | None = None) -> Search:
     """Where to begin on all agents: Newton on a sample of them, from an aggregate (D,)."""
-    n_groups, dtype = few.n_groups, start.dtype
+    n_groups, dtype, sampled = few.n_groups, start.dtype, few.n_agents * count(axis)
     # An agent's own share of S hardly changes how it responds: left out, responses stay formulas where they are.
     parts = few.chosen.replace(own=None, matrix=None).affine()
     always, known = jnp.ones((), bool), jnp.ones((), dtype)
 
     def step(search: Search, near: Array) -> tuple[Search, Array, Array]:
         fine = precision(search.length * search.miss)
-        found, near = answer(few, search.point, near, fine, spread=known, write=always)
-        jacobian = own_blocks(parts, jnp.zeros_like(near), near > 0).to_aggregate(parts.others)
+        found, near = answer(few, search.point, near, fine, spread=known, write=always, axis=axis)
+        jacobian = total(own_blocks(parts, jnp.zeros_like(near), near > 0).to_aggregate(parts.others), axis)
         inverse = linalg.inverse(jnp.eye(n_groups, dtype=dtype) + jacobian)
         search = search.tried(found.total, inverse)
-        settled = search.miss <= 0.1 / few.n_agents**0.5
+        settled = search.miss <= 0.1 / sampled**0.5
         return search, near, settled | (search.steps >= SAMPLE_STEPS) | (search.length < SHORTEST)
 
     near = jnp.full((few.n_agents, n_groups), 1 / n_groups, dtype)
     search = begin(start, jnp.eye(n_groups, dtype=dtype), 1.0)
     search, *_ = lax.while_loop(lambda carry: ~carry[-1], lambda carry: step(*carry[:-1]), (search, near, ~always))
-    return begin(search.point, search.inverse, 0.5 / few.n_agents**0.5)
+    return begin(search.point, search.inverse, 0.5 / sampled**0.5)
 
 
 def precision(miss: Array) -> Array:

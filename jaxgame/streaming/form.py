@@ -71,4 +71,4 @@ def members(form: Form, shared: dict[str, Array], rows: dict[str, Array]) -> Mem
     if form.kind == "alignment":
         return game.members(lambda x: x, form.n_agents).replace(reach=reach)
     uniform = jnp.full(rows["linear"].shape[0], 1 / form.n_agents, rows["linear"].dtype)
-    return game.members(lambda x: x, uniform if reach is None else reach)
+    return game.members(lambda x: x, reach=uniform if reach is None else reach)

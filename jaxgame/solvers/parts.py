@@ -1,0 +1,106 @@
+"""A population on many devices: each holds its part of the agents, and they exchange sums and maxima (theory §6).
+
+Under `jit` alone a loop over blocks of agents would gather the whole population on every device. So the loop runs on
+each part by itself, in `shard_map`, and says where it needs all agents: `total`, `largest`. On one device the axis is
+None.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import jax
+from jax import Array, lax
+from jax.sharding import AbstractMesh, AxisType
+from jax.sharding import PartitionSpec as P
+
+from jaxgame._pytree import pytree
+from jaxgame.games.members import Members, Rows
+
+AXIS = "agents"  # of a mesh
+
+# Arrays that have an entry an agent, by the name of the field, where they have so many axes.
+PER_AGENT = dict(
+    linear=(2,),
+    targets=(2,),
+    appeal=(2,),
+    attractiveness=(1,),
+    consistency=(1,),
+    diversity=(1,),
+    sensitivity=(1,),
+    reach=(1,),
+    curvature=(1, 3),
+    h=(2,),  # Diagonal
+    q=(1,),  # Scaled
+)
+
+
+def total(x: Any, axis: str | None) -> Any:
+    """The sum over all parts, of arrays in a tree."""
+    return x if axis is None else lax.psum(x, axis)
+
+
+def largest(x: Any, axis: str | None) -> Any:
+    """The maximum over all parts, of arrays in a tree."""
+    return x if axis is None else lax.pmax(x, axis)
+
+
+def count(axis: str | None) -> int:
+    """How many parts there are."""
+    return 1 if axis is None else lax.axis_size(axis)
+
+
+@pytree(static=("population",))
+class Part:
+    """Those agents of a mean-field game that one device holds, of a population of so many."""
+
+    game: Any
+    population: int
+
+    @property
+    def n_agents(self) -> int:
+        return self.game.n_agents
+
+    @property
+    def n_groups(self) -> int:
+        return self.game.n_groups
+
+    def members(self, rows: Rows) -> Members:
+        return self.game.members(rows, self.population)
+
+    def affine(self) -> Any:
+        return self.members(lambda x: x).affine()
+
+
+def on_parts(function: Callable[..., tuple[Any, Any]], game: Any, *shared: Array) -> tuple[Any, Any]:
+    """function(part, axis, *shared) -> (what has a leading axis of agents, what is alike everywhere), on all parts.
+
+    On one device the game itself is the part.
+    """
+    mesh = mesh_of(game)
+    if mesh is None:
+        return function(game, None, *shared)
+    population = game.n_agents
+    specs = jax.tree.map_with_path(spec, game), *(P() for _ in shared)
+
+    def here(game: Any, *shared: Array) -> tuple[Any, Any]:
+        return function(Part(game, population), AXIS, *shared)
+
+    return jax.shard_map(here, mesh=mesh, in_specs=specs, out_specs=(P(AXIS), P()), check_vma=False)(game, *shared)
+
+
+def mesh_of(game: Any) -> AbstractMesh | None:
+    """The mesh with an axis "agents" on which arrays of the game lie, also under jit; None if it does not part them."""
+    for leaf in jax.tree.leaves(game):
+        mesh = jax.typeof(leaf).sharding.mesh
+        axes = dict(zip(mesh.axis_names, mesh.axis_types, strict=True))
+        if axes.get(AXIS, AxisType.Manual) != AxisType.Manual:
+            parts = mesh.shape[AXIS]
+            return mesh if parts > 1 and game.n_agents % parts == 0 else None
+    return None
+
+
+def spec(path: tuple, leaf: Array) -> P:
+    """How an array of a game is spread over a mesh, by its path in the game."""
+    return P(AXIS) if leaf.ndim in PER_AGENT.get(path[-1].name, ()) else P()

@@ -1,0 +1,151 @@
+"""What tests/test_sharding.py runs in processes of its own, with as many devices as they are told: cases by name."""
+
+import re
+import sys
+import warnings
+
+import jax
+import numpy as np
+from jax.sharding import AxisType, NamedSharding
+from jax.sharding import PartitionSpec as P
+
+import jaxgame as jg
+from jaxgame import solving
+from jaxgame._pytree import Carried
+
+N, D = 20_000, 6
+
+
+def games(n=N):
+    """The same in every process."""
+    rng = np.random.default_rng(7)
+    linear = rng.normal(size=(n, D))
+    B = rng.normal(size=(D, D))
+    B = (B @ B.T + B - B.T) / D
+    Q = np.eye(D) + np.outer(np.arange(D), np.arange(D)) / D**2
+    kernel = np.exp(-np.abs(np.arange(D)[:, None] - np.arange(D)))
+    targets, reach = rng.dirichlet(np.ones(D), n), rng.dirichlet(np.ones(n))
+    return {
+        "scalar": jg.QuadraticGame(linear, 0.8, coupling=jg.MeanField(B, sensitivity=0.9)),
+        "scaled": jg.QuadraticGame(
+            linear, jg.Scaled(rng.uniform(0.5, 1.5, n), Q), coupling=jg.MeanField(B, sensitivity=rng.uniform(0, 1, n))
+        ),
+        "alignment": jg.AlignmentGame(
+            targets,
+            kernel,
+            linear,
+            attractiveness=rng.uniform(0.1, 0.3, n),
+            diversity=0.25,
+            consistency_metric="mixture",
+            reach=reach,
+        ),
+    }
+
+
+def collectives(text):
+    """Of a compiled program: name, and how many numbers, the largest."""
+    found = re.findall(r"= (.*?) (all-\w+|collective-permute|reduce-scatter)(?:-start)?\(", text)
+    sizes = [
+        [np.prod([int(x) for x in dims.split(",") if x]) for dims in re.findall(r"\[([\d,]*)\]", shape)]
+        for shape, _ in found
+    ]
+    return [(name, int(max(size))) for (_, name), size in zip(found, sizes, strict=True)]
+
+
+def compiled(game):
+    return solving._settled.lower(Carried.wrap(game), None, 1e-10, 100, 0).compile().as_text()  # pyright: ignore
+
+
+def one_process(name):
+    """A solve on all devices with one on one device, and what is sent."""
+    game = games()[name]
+    spread = jg.shard(game)
+    alone, found = jg.solve(game), jg.solve(spread)
+    assert alone.converged and found.converged
+    parts = NamedSharding(spread.reach.sharding.mesh, P("agents"))
+    assert found.profile.sharding.is_equivalent_to(parts, 2)
+    assert {shard.data.shape for shard in found.profile.addressable_shards} == {(N // 8, D)}
+    assert found.representation.is_fully_replicated and found.residual.is_fully_replicated
+    for field in ("profile", "representation"):
+        np.testing.assert_allclose(getattr(found, field), getattr(alone, field), rtol=0, atol=1e-11)
+    assert found.gap <= 1e-9
+    sent = collectives(compiled(spread))
+    assert sent and all(kind == "all-reduce" and size <= D * D for kind, size in sent), sent
+
+
+def derivatives():
+    """By the rule for any game, which the compiler spreads over the devices by itself."""
+    game = games()["scalar"]
+    spread = jg.shard(game)
+
+    def shown(linear, game):
+        return jg.solve(game.replace(linear=linear)).representation[0]
+
+    alone, found = jax.grad(shown)(game.linear, game), jax.grad(shown)(spread.linear, spread)
+    np.testing.assert_allclose(found, alone, rtol=0, atol=1e-11)
+    print("gradient lies as", found.sharding)
+
+
+def steering():
+    """Prices that bring every group to a floor."""
+    game = games(2_000)["scalar"]
+    alone, found = (jg.steer_to_floor(x, 0.1, lever="price") for x in (game, jg.shard(game)))
+    assert alone.success and found.success
+    np.testing.assert_allclose(found.theta, alone.theta, rtol=0, atol=1e-8)
+
+
+def transformations():
+    """Under jit the mesh is known from the arrays' types."""
+    game = games()["scalar"]
+    spread = jg.shard(game)
+    alone, found = jg.solve(game), jax.jit(jg.solve)(spread)
+    assert found.converged
+    np.testing.assert_allclose(found.profile, alone.profile, rtol=0, atol=1e-11)
+    try:
+        jg.shard(games(N + 1)["scalar"])
+    except ValueError as error:
+        assert "expected a multiple of the 8 devices" in str(error)
+    else:
+        raise AssertionError("20,001 agents on 8 devices")
+
+
+def many_processes():
+    """Every process makes its own agents; what all of them find is what one finds alone."""
+    game = games()["alignment"]
+    n, rank, count = game.n_agents, jax.process_index(), jax.process_count()
+    mine = slice(rank * n // count, (rank + 1) * n // count)
+    mesh = jax.make_mesh((jax.device_count(),), ("agents",), axis_types=(AxisType.Auto,))
+    parts = NamedSharding(mesh, P("agents"))
+
+    def made(x):
+        return jax.make_array_from_process_local_data(parts, np.asarray(x)[mine])
+
+    spread = jg.AlignmentGame(
+        made(game.targets),
+        np.asarray(game.kernel),
+        made(game.appeal),
+        attractiveness=made(game.attractiveness),
+        diversity=0.25,
+        consistency_metric="mixture",
+        reach=made(game.reach),
+    )
+    found, alone = jg.solve(jg.shard(spread, mesh)), jg.solve(game)
+    assert found.converged and found.profile.sharding.is_equivalent_to(parts, 2)
+    assert found.message.startswith("Converged")
+    np.testing.assert_allclose(found.representation, alone.representation, rtol=0, atol=1e-11)
+    (local,) = found.profile.addressable_shards
+    np.testing.assert_allclose(local.data, np.asarray(alone.profile)[mine], rtol=0, atol=1e-11)
+    # A game that every process has whole.
+    whole = jg.solve(jg.shard(game, mesh))
+    np.testing.assert_allclose(whole.representation, alone.representation, rtol=0, atol=1e-11)
+    print("process", rank, "of", count, "ok")
+
+
+if __name__ == "__main__":
+    warnings.simplefilter("error")
+    jax.config.update("jax_enable_x64", True)
+    jax.config.update("jax_numpy_dtype_promotion", "strict")
+    jax.config.update("jax_numpy_rank_promotion", "raise")
+    jg.connect()
+    globals()[sys.argv[1]](*sys.argv[2:])
+    print(sys.argv[-1], "ok")
