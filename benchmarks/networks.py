@@ -210,7 +210,7 @@ def peer(problem: Problem, tol: float, limit: float) -> tuple[np.ndarray, int]:
 
         try:
             change, _ = gmres(
-                LinearOperator((rhs.size,) * 2, product, dtype=float), rhs, rtol=1e-4, restart=30, maxiter=30
+                LinearOperator((rhs.size,) * 2, matvec=product, dtype=float), rhs, rtol=1e-4, restart=30, maxiter=30
             )
         except TimeoutError:
             break
