@@ -209,9 +209,8 @@ def peer(problem: Problem, tol: float, limit: float) -> tuple[np.ndarray, int]:
             return (tangent(problem.jacobian(inner)) + x.reshape(inner.shape) - inner).ravel()
 
         try:
-            change, _ = gmres(
-                LinearOperator((rhs.size,) * 2, matvec=product, dtype=float), rhs, rtol=1e-4, restart=30, maxiter=30
-            )
+            operator = LinearOperator((rhs.size,) * 2, product, dtype=float)  # pyright: ignore[reportCallIssue]
+            change, _ = gmres(operator, rhs, rtol=1e-4, restart=30, maxiter=30)
         except TimeoutError:
             break
         w, steps = projected(np.where(face, start + change.reshape(w.shape), -np.inf)), steps + 1
