@@ -209,9 +209,8 @@ def peer(problem: Problem, tol: float, limit: float) -> tuple[np.ndarray, int]:
             return (tangent(problem.jacobian(inner)) + x.reshape(inner.shape) - inner).ravel()
 
         try:
-            change, _ = gmres(
-                LinearOperator((rhs.size,) * 2, product, dtype=float), rhs, rtol=1e-4, restart=30, maxiter=30
-            )
+            operator = LinearOperator((rhs.size,) * 2, product, dtype=float)  # pyright: ignore[reportCallIssue]
+            change, _ = gmres(operator, rhs, rtol=1e-4, restart=30, maxiter=30)
         except TimeoutError:
             break
         w, steps = projected(np.where(face, start + change.reshape(w.shape), -np.inf)), steps + 1
@@ -259,7 +258,7 @@ def measure(problem: Any, limit: float, gradient: bool, rival: bool) -> dict[str
 
         run, bytes_of_gradient, _ = compiled(slope, game)
         alone, bytes_of_solve, _ = compiled(lambda game: jg.solve(game).profile, game)
-        times = common.interleaved({"solve": alone, "gradient": run}, 0, least=1)
+        times = common.interleaved({"solve": alone, "gradient": run}, 0, least=2)
         (_, grad), took = run(), {name: min(seen) for name, seen in times.items()}
         lever = "linear" if isinstance(game, jg.QuadraticGame) else "appeal"
         base = np.asarray(getattr(game, lever), np.float64)
@@ -330,7 +329,7 @@ def text(report: dict[str, Any]) -> str:
 CASES = [
     # name, network, float32, gradient, peer
     ("scalar κ=10", "even", False, True, True),
-    ("alignment response pairwise κ=1000", "even", False, True, True),
+    ("alignment response pairwise κ=1000", "even", False, False, True),
     ("scaled κ=1000", "even", False, False, False),
     ("imitation κ=1000", "symmetric", False, False, True),
     ("scalar symmetric κ=10", "symmetric", False, False, False),
