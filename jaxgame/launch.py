@@ -111,10 +111,11 @@ def _run(ranks: list[tuple[int, dict[str, str]]], command: list[str]) -> int:
 
 def _print(rank: int, process: subprocess.Popen[str]) -> None:
     assert process.stdout is not None
-    for line in process.stdout:
-        # One write a line, or lines of several processes would mix.
-        sys.stdout.write(f"[{rank}] {line.rstrip()}\n")
-        sys.stdout.flush()
+    with process.stdout as lines:
+        for line in lines:
+            # One write a line, or lines of several processes would mix.
+            sys.stdout.write(f"[{rank}] {line.rstrip()}\n")
+            sys.stdout.flush()
 
 
 def _watch(running: list[subprocess.Popen[str]]) -> int:

@@ -22,7 +22,8 @@ def shard(game: G, mesh: Mesh | None = None) -> G:
     game: QuadraticGame or AlignmentGame whose agents meet through a mean. mesh: with an axis "agents", whose size
     divides the number of agents; default: all devices of all processes. Arrays with an entry an agent are split along
     it, the others are on every device. `solve` then returns a profile (n, D) that is split alike, and all else on every
-    device. The mesh is used with axes of type Auto, whatever types it has.
+    device. The mesh is used with axes of type Auto, whatever types it has. `solve` knows it from arrays' types, also
+    under `jit`.
 
     With several processes (`jax.distributed`) every process calls this with the same game. Arrays that no process could
     hold alone are made with `jax.make_array_from_process_local_data` beforehand; what they hold is not checked when the

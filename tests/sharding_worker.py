@@ -52,8 +52,8 @@ def collectives(text):
     return [(name, int(max(size))) for (_, name), size in zip(found, sizes, strict=True)]
 
 
-def compiled(game):
-    return solving._settled.lower(Carried.wrap(game), None, 1e-10, 100, 0).compile().as_text()  # pyright: ignore
+def lowered(game, tol):
+    return solving._settled.lower(Carried.wrap(game), None, tol, 100, 0)  # pyright: ignore[reportAttributeAccessIssue]
 
 
 def one_process(name):
@@ -69,7 +69,10 @@ def one_process(name):
     for field in ("profile", "representation"):
         np.testing.assert_allclose(getattr(found, field), getattr(alone, field), rtol=0, atol=1e-11)
     assert found.gap <= 1e-9
-    sent = collectives(compiled(spread))
+    single = jax.tree.map(lambda x: x.astype(np.float32), spread)
+    fields = lowered(single, 1e-6).out_info[0]
+    assert {x.dtype for x in fields.values() if x is not None and x.dtype.kind == "f"} == {np.dtype(np.float32)}
+    sent = collectives(lowered(spread, 1e-10).compile().as_text())
     assert sent and all(kind == "all-reduce" and size <= D * D for kind, size in sent), sent
 
 
@@ -101,12 +104,21 @@ def transformations():
     alone, found = jg.solve(game), jax.jit(jg.solve)(spread)
     assert found.converged
     np.testing.assert_allclose(found.profile, alone.profile, rtol=0, atol=1e-11)
+    explicit = jax.make_mesh((8,), ("agents",), axis_types=(AxisType.Explicit,))
+    linear = jax.device_put(game.linear, NamedSharding(explicit, P("agents")))
+    game = jg.QuadraticGame(linear, 0.8, coupling=jg.MeanField(np.asarray(game.coupling.B), sensitivity=0.9))
+    refused("expected axes of type Auto", lambda: jg.solve(game))
+    np.testing.assert_allclose(jg.solve(jg.shard(game, explicit)).profile, alone.profile, rtol=0, atol=1e-11)
+    refused("expected a multiple of the 8 devices", lambda: jg.shard(games(N + 1)["scalar"]))
+
+
+def refused(why, call):
     try:
-        jg.shard(games(N + 1)["scalar"])
+        call()
     except ValueError as error:
-        assert "expected a multiple of the 8 devices" in str(error)
+        assert why in str(error), error
     else:
-        raise AssertionError("20,001 agents on 8 devices")
+        raise AssertionError(f"no error: {why}")
 
 
 def many_processes():

@@ -91,11 +91,19 @@ def on_parts(function: Callable[..., tuple[Any, Any]], game: Any, *shared: Array
 
 
 def mesh_of(game: Any) -> AbstractMesh | None:
-    """The mesh with an axis "agents" on which arrays of the game lie, also under jit; None if it does not part them."""
+    """The mesh with an axis "agents" on which arrays of the game lie, also under jit; None if it does not part them.
+
+    Raises ValueError where the axis is of type Explicit: its arrays must go through `jaxgame.shard`.
+    """
     for leaf in jax.tree.leaves(game):
-        mesh = jax.typeof(leaf).sharding.mesh
-        axes = dict(zip(mesh.axis_names, mesh.axis_types, strict=True))
-        if axes.get(AXIS, AxisType.Manual) != AxisType.Manual:
+        sharding = jax.typeof(leaf).sharding
+        mesh = sharding.mesh
+        kind = dict(zip(mesh.axis_names, mesh.axis_types, strict=True)).get(AXIS)
+        if kind == AxisType.Explicit and AXIS in sharding.spec:
+            raise ValueError(
+                f"game lies on {mesh}, expected axes of type Auto; jaxgame.shard(game, mesh) puts it on such a mesh"
+            )
+        if kind == AxisType.Auto:
             parts = mesh.shape[AXIS]
             return mesh if parts > 1 and game.n_agents % parts == 0 else None
     return None
