@@ -7,12 +7,14 @@ import signal
 import subprocess
 import sys
 
+import jax.numpy as jnp
 import numpy as np
 import pytest
 from typer.testing import CliRunner
 
 import jaxgame as jg
 from jaxgame.cli import app
+from jaxgame.solvers.scale import measure
 from jaxgame.streaming import solve as streaming
 
 N, D, BLOCK = 30_000, 6, 1024
@@ -123,7 +125,7 @@ def test_blocks_from_a_function(rng):
 
 
 @pytest.mark.float32
-def test_single_precision_adds_up():
+def test_single_precision_adds_up(dtype):
     """Sums over blocks are in double precision: a million agents are shown as well as one."""
     n, block = 2**20, 2**17
 
@@ -134,8 +136,15 @@ def test_single_precision_adds_up():
     found = jg.solve_stream(jg.Stream("quadratic", n, read, shared, block_agents=block))
     assert found.converged and found.residual <= 1e-6, found.message
     assert found.representation.dtype == np.float32 and found.profile_block(0).dtype == np.float32
-    shown = sum(found.profile_block(k).sum(0, dtype=np.float64) for k in range(n // block)) / n
+    profile = profile_of(found)
+    shown = profile.sum(0, dtype=np.float64) / n
     np.testing.assert_allclose(found.representation, shown, atol=2e-8)
+    if dtype == np.float64:
+        # What single precision proves is so in double precision.
+        linear = np.concatenate([read(start, start + block)["linear"] for start in range(0, n, block)])
+        game = jg.QuadraticGame(linear.astype(dtype), 1.0, coupling=jg.MeanField(np.eye(4)))
+        profile = jnp.asarray(profile, dtype)
+        assert float(measure(game, dtype).residual(profile, game.marginals(profile))) <= found.residual
 
 
 KILLED = """
@@ -171,7 +180,21 @@ def test_interrupted(written, whole, tmp_path, monkeypatch):
     interrupting(monkeypatch, BLOCKS + 9, KeyboardInterrupt())
     with pytest.raises(KeyboardInterrupt, match="pass 2 after 9 blocks; the same call goes on"):
         jg.solve_stream(stream, checkpoint=tmp_path)
+    monkeypatch.setattr(streaming, "advanced", lambda *arguments: signal.raise_signal(signal.SIGINT))
+    with pytest.raises(KeyboardInterrupt, match=f"pass 2 after {BLOCKS} blocks"):
+        jg.solve_stream(stream, checkpoint=tmp_path)
+    monkeypatch.undo()
     same(jg.solve_stream(stream, checkpoint=tmp_path), whole)
+
+
+def test_out_of_passes(written, whole, tmp_path):
+    """It goes on when more are allowed."""
+    stream = jg.open_stream(written, block_agents=BLOCK)
+    first = jg.solve_stream(stream, max_passes=1, checkpoint=tmp_path)
+    assert not first.converged and first.passes == 1 and "raise max_passes" in first.message
+    found = jg.solve_stream(stream, checkpoint=tmp_path)
+    assert found.converged and found.passes == whole.passes
+    np.testing.assert_allclose(found.representation, whole.representation, atol=1e-12)
 
 
 def test_damaged_checkpoint(written, whole, tmp_path, monkeypatch):

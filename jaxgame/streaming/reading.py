@@ -38,7 +38,9 @@ def load(stream: Stream, k: int) -> Block:
 
 
 def read_ahead(stream: Stream, start: int = 0) -> Generator[Block, None, None]:
-    """Blocks start, start + 1, …: while one is worked on, the next one is read."""
+    """Blocks start, start + 1, …: while one is worked on, the next one is read. None, where all were had before."""
+    if start == stream.n_blocks:
+        return
     with ThreadPoolExecutor(1) as reader:
         coming = reader.submit(load, stream, start)
         for k in range(start, stream.n_blocks):

@@ -83,13 +83,13 @@ class _Run:
         self.stream, self.tol, self.keeper, self.every, self.report = stream, tol, keeper, every, report
         self.max_passes = jnp.asarray(max_passes, int)
         report("solving a sample", 0)
-        self.state = self._resumed(max_passes) or begun(stream, max_passes)
+        self.state = self._resumed() or begun(stream)
         self.saved_at = time.monotonic()
 
-    def _resumed(self, record: int) -> State | None:
+    def _resumed(self) -> State | None:
         if self.keeper is None:
             return None
-        like = jax.tree.map(np.asarray, unsearched(self.stream, blank_search(self.stream), record))
+        like = jax.tree.map(np.asarray, unsearched(self.stream, blank_search(self.stream)))
         return self.keeper.restore(like)
 
     def finish(self) -> None:

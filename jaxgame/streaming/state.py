@@ -17,6 +17,8 @@ from jaxgame.streaming.passes import concluded, first_search, ground_of
 from jaxgame.streaming.stream import Stream
 from jaxgame.streaming.tally import Tally, empty
 
+RECORD = 100  # passes whose residuals are kept: not the most passes, so that a solve can go on with more of them
+
 
 @pytree()
 class State:
@@ -32,14 +34,14 @@ class State:
     replace: ClassVar[Callable[..., Any]]
 
 
-def unsearched(stream: Stream, search: Search, record: int) -> State:
-    """Before the first pass. record: of how many passes residuals are kept."""
-    return State(search, unproven(search.point, record), search.point, precision(search.miss), empty(stream.n_groups))
+def unsearched(stream: Stream, search: Search) -> State:
+    """Before the first pass."""
+    return State(search, unproven(search.point, RECORD), search.point, precision(search.miss), empty(stream.n_groups))
 
 
-def begun(stream: Stream, record: int) -> State:
+def begun(stream: Stream) -> State:
     """After the first stage, on a sample."""
-    return unsearched(stream, first_search(stream), record)
+    return unsearched(stream, first_search(stream))
 
 
 def advanced(stream: Stream, state: State, fine: Array) -> State:

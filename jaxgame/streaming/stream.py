@@ -20,7 +20,7 @@ SAMPLED_BLOCKS = 16  # from which a sample is drawn, where only whole blocks can
 Rows = dict[str, np.ndarray]
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Stream:
     """n agents of a mean-field `QuadraticGame` or of an `AlignmentGame`, of whom a block at a time is in memory.
 

@@ -17,14 +17,14 @@ from jaxgame.streaming.reading import Block, load, read_ahead
 from jaxgame.streaming.stream import Stream
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Streamed:
     """What `solve_stream` found; of every agent the mixture can be had, by block, and none is kept.
 
     aggregate (D,): what all mixtures answer to, up to `precision`. representation (D,): what they show together.
     residual: bound on the natural residual of all agents, scale-free (theory §1). gap: bound on what any agent can
     gain, in units of utility, ∞ if an agent's utility is not concave. passes over all agents; history: the residual
-    after each.
+    after each of the first hundred.
     """
 
     stream: Stream
