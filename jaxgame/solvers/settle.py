@@ -236,6 +236,8 @@ def within(proof: Proof, tol: Array) -> Array:
 
 
 def unfinished(search: Search, proof: Proof, tol: Array, max_steps: Array) -> Array:
-    # Past tol, only as long as a pass gains much.
-    done = within(proof, 0.01 * tol) | (within(proof, tol) & (search.gain > SLOW))
+    # Past tol, or at rounding above it, only as long as a pass gains much.
+    slow = (search.gain > SLOW) | (search.length < 1)
+    enough = within(proof, 0.01 * tol) & (proof.residual <= tol)
+    done = enough | (within(proof, tol) & slow)
     return ~done & (search.steps < max_steps) & (search.length > SHORTEST)
