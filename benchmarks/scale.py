@@ -147,20 +147,12 @@ def measured(kind: str, n: int, n_groups: int, precision: str, repeats: int) -> 
 
 
 def cases(quick: bool) -> list[tuple[str, int, int, str]]:
-    sizes = (10_000, 100_000) if quick else (1_000, 10_000, 100_000, 1_000_000, 10_000_000)
-    out = []
-    for kind in METRICS:
-        for precision in ("float32", "float64"):
-            for n in sizes:
-                # What does not fit in a minute or in memory beside its copies is left out.
-                if n == 10_000_000 and (kind not in ("scalar wardrop", "scalar nash") or precision == "float64"):
-                    continue
-                if n == 1_000_000 and precision == "float64" and kind in ("scaled nash", "response"):
-                    continue
-                out.append((kind, n, GROUPS, precision))
-    if not quick:
-        out += [("scalar nash", 1_000_000, n_groups, "float32") for n_groups in (4, 8, 32, 64)]
-    return out
+    """The most telling first: the report is written after every case."""
+    out = [(kind, 1_000_000, GROUPS, "float32") for kind in METRICS]
+    out += [(kind, 10_000_000, GROUPS, "float32") for kind in METRICS[:2]]
+    out = [] if quick else out
+    out += [(kind, n, GROUPS, precision) for n in (100_000, 10_000) for precision in RESIDUAL for kind in METRICS]
+    return out if quick else out + [("scalar nash", 1_000_000, n_groups, "float32") for n_groups in (4, 8, 32, 64)]
 
 
 def draw(records: list[dict[str, Any]], stem: pathlib.Path) -> None:
@@ -172,7 +164,8 @@ def draw(records: list[dict[str, Any]], stem: pathlib.Path) -> None:
     markers = dict(zip(METRICS, "osD^v", strict=True))
     for axis, precision in zip(axes, ("float32", "float64"), strict=True):
         for kind in METRICS:
-            shown = [r for r in records if r["kind"] == kind and r["precision"] == precision and r["groups"] == GROUPS]
+            shown = [r for r in records if (r["kind"], r["precision"], r["groups"]) == (kind, precision, GROUPS)]
+            shown.sort(key=lambda r: r["n"])
             axis.loglog(
                 [r["n"] for r in shown],
                 [r["seconds"] / r["n"] * 1e6 for r in shown],
@@ -237,7 +230,6 @@ def report(records: list[dict[str, Any]], environment: dict[str, Any], output: p
     common.write_json(output / "scale.json", dict(environment=environment, records=records))
     common.write(output / "scale.md", "\n".join(lines))
     draw(records, output / "scale")
-    print("\n".join(lines))
 
 
 def main() -> None:
@@ -260,8 +252,9 @@ def main() -> None:
             if done.returncode:
                 sys.exit(f"{case} failed:\n{done.stderr}")
             records.append(json.loads(done.stdout.splitlines()[-1]))
+            report(records, environment, options.output)
             progress.advance(bar)
-    report(records, environment, options.output)
+    print((options.output / "scale.md").read_text())
 
 
 if __name__ == "__main__":

@@ -61,13 +61,16 @@ def by_slsqp(effect, marginal, face, weights, kept=None):
     def gap(x):
         return x[-1] - marginal - effect @ x[:size]
 
-    constraints: list[Any] = [{"type": "eq", "fun": lambda x: gap(x)[face]}]
+    # With their derivatives: differences in place of them end in a search along lines of noise.
+    slope = np.hstack([-effect, np.ones((size, 1))])
+    constraints: list[Any] = [{"type": "eq", "fun": lambda x: gap(x)[face], "jac": lambda x: slope[face]}]
     if not face.all():
-        constraints.append({"type": "ineq", "fun": lambda x: gap(x)[~face]})
+        constraints.append({"type": "ineq", "fun": lambda x: gap(x)[~face], "jac": lambda x: slope[~face]})
     if kept is not None:
+        moves = np.eye(size, size + 1)
         constraints += [
-            {"type": "eq", "fun": lambda x: x[:size].sum()},
-            {"type": "ineq", "fun": lambda x: kept + x[:size]},
+            {"type": "eq", "fun": lambda x: x[:size].sum(), "jac": lambda x: moves.sum(0)},
+            {"type": "ineq", "fun": lambda x: kept + x[:size], "jac": lambda x: moves},
         ]
     start = np.append(np.zeros(size), marginal.max())
     return scipy.optimize.minimize(

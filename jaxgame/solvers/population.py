@@ -17,11 +17,12 @@ from jaxgame._pytree import pytree
 from jaxgame.games.affine import AffineMap
 from jaxgame.games.members import Members, Rows
 from jaxgame.solvers import parts
-from jaxgame.solvers.columns import agents_last, over_groups
+from jaxgame.solvers.columns import agents_last, over_groups, tree
 from jaxgame.solvers.respond import is_closed, respond
 
 CLOSED_BYTES, MATRIX_BYTES = 2**20, 2**18  # of one (D, b) array: measured, benchmarks/README.md
 LANES = 128
+CHUNK = 1024  # agents whose mixtures are added up one by one
 RUN = 8  # neighbours that are sampled together: whole cache lines
 
 
@@ -125,12 +126,10 @@ def _spread(members: Members, linear: Array) -> Array:
 
 
 def _weighed(mixture: Array, weight: Array) -> Array:
-    """Σ weight w, (D,), by halves: a product adds some ten thousand terms one by one, and loses two digits."""
-    terms = mixture * weight[None]
-    while terms.shape[1] > LANES and terms.shape[1] % 2 == 0:
-        half = terms.shape[1] // 2
-        terms = terms[:, :half] + terms[:, half:]
-    return terms.sum(1)
+    """Σ weight w, (D,), in chunks: one product adds all terms one by one, and loses two digits."""
+    count = weight.shape[0]
+    parts = [mixture[:, k : k + CHUNK] @ weight[k : k + CHUNK] for k in range(0, count, CHUNK)]
+    return tree(jnp.add, parts)
 
 
 def _added(total: tuple[Array, Array], x: Array) -> tuple[Array, Array]:
