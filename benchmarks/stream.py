@@ -19,7 +19,7 @@ import time
 
 import numpy as np
 
-CHUNK = 2**18  # agents
+CHUNK = 2**17  # agents
 
 
 def main() -> None:

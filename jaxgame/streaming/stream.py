@@ -13,7 +13,7 @@ from jaxgame import _checks
 from jaxgame.config import suggestion
 from jaxgame.streaming.form import KINDS, OPTIONS, SHARES, UNSIGNED, Form, small_game
 
-BLOCK_AGENTS = 2**18
+BLOCK_AGENTS = 2**17
 RUN = 64  # neighbours that are sampled together: a page of a file
 SAMPLED_BLOCKS = 16  # from which a sample is drawn, where only whole blocks can be had
 
