@@ -186,7 +186,8 @@ def _settled(carried_game: Carried, start, tol, max_steps, record: int) -> tuple
         bounds=None,
         prices=None,
     )
-    return fields, ~found.done & ~out_of_steps
+    # Without a single pass there is no profile.
+    return fields, ~found.done & (~out_of_steps | (found.passes == 0))
 
 
 def _stepwise(game, solver, start, tol, max_steps, bounds, rescue: bool, record: int) -> dict[str, Any]:

@@ -157,6 +157,9 @@ def test_population_takes_few_passes(rng):
     again = jg.solve(game.replace(linear=game.linear + 0.1 * rng.normal(size=(1, n_groups))))
     assert bool(again.converged)
     assert solving._settled._cache_size() == before  # pyright: ignore[reportAttributeAccessIssue]
+    none = jg.solve(game, max_steps=0)
+    assert int(none.steps) == 0 and not bool(none.converged)
+    np.testing.assert_allclose(none.profile, 1 / n_groups)
     few = jg.solve(game, max_steps=1)
     assert not bool(few.converged) and int(few.status) == 1 and int(few.steps) == 1
     np.testing.assert_allclose(few.profile.sum(1), 1, atol=1e-14)
@@ -209,6 +212,16 @@ def test_population_has_a_derivative(name, small, rng):
             return scalar([leaf + s * direction if j == k else leaf for j, leaf in enumerate(leaves)])
 
         np.testing.assert_allclose(slope, (moved(step) - moved(-step)) / (2 * step), rtol=1e-5, atol=3e-8)
+
+
+def test_population_that_is_paid(small, rng):
+    """An addition to utilities is one to what is linear in them."""
+    game = dict(populations(rng, 300, 4, np.float64))["scalar, nash"]
+    assert isinstance(game, jg.QuadraticGame)
+    addition = rng.normal(size=4)
+    paid = jg.solve(jg.games.subsidised(game, addition))
+    expected = jg.solve(game.replace(linear=game.linear + addition[None]))
+    np.testing.assert_allclose(paid.profile, expected.profile, atol=1e-11)
 
 
 def test_population_that_is_not_monotone_is_left_to_other_solvers(small, rng):

@@ -67,7 +67,7 @@ class Subsidised:
             return lambda: _added(inner(), self.addition)
         if name == "members":
             some = self.game.members
-            return lambda rows: _added(some(rows), rows(self.addition))
+            return lambda rows, population=None: _added(some(rows, population), rows(self.addition))
         if name == "linearise":
             expand = self.game.linearise
             return lambda profile: _added(expand(profile), self.addition)
