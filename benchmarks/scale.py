@@ -159,10 +159,13 @@ def draw(records: list[dict[str, Any]], stem: pathlib.Path) -> None:
     matplotlib.use("Agg")
     import matplotlib.pyplot as plt
 
-    figure, axes = plt.subplots(1, 2, figsize=(10, 4), layout="constrained", sharey=True)
+    precisions = [precision for precision in RESIDUAL if any(r["precision"] == precision for r in records)]
+    size = 1 + 4.5 * len(precisions), 4
+    figure, axes = plt.subplots(1, len(precisions), figsize=size, layout="constrained", sharey=True, squeeze=False)
+    axes = axes[0]
     colours = dict(zip(METRICS, ("#0072B2", "#56B4E9", "#D55E00", "#009E73", "#CC79A7"), strict=True))
     markers = dict(zip(METRICS, "osD^v", strict=True))
-    for axis, precision in zip(axes, ("float32", "float64"), strict=True):
+    for axis, precision in zip(axes, precisions, strict=True):
         for kind in METRICS:
             shown = [r for r in records if (r["kind"], r["precision"], r["groups"]) == (kind, precision, GROUPS)]
             shown.sort(key=lambda r: r["n"])

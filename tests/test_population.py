@@ -7,6 +7,7 @@ import pytest
 
 import jaxgame as jg
 from jaxgame import solving
+from jaxgame.games import subsidised
 from jaxgame.solvers import population, settle
 from jaxgame.solvers.columns import waterfill
 from jaxgame.solvers.scale import measure
@@ -219,7 +220,7 @@ def test_population_that_is_paid(small, rng):
     game = dict(populations(rng, 300, 4, np.float64))["scalar, nash"]
     assert isinstance(game, jg.QuadraticGame)
     addition = rng.normal(size=4)
-    paid = jg.solve(jg.games.subsidised(game, addition))
+    paid = jg.solve(subsidised(game, addition))
     expected = jg.solve(game.replace(linear=game.linear + addition[None]))
     np.testing.assert_allclose(paid.profile, expected.profile, atol=1e-11)
 
