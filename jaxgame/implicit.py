@@ -223,7 +223,8 @@ def _checked(solver: Solver, loud: bool) -> Approximate:
 
 
 def _raise(fine: Any) -> Any:
-    if not np.any(fine):
+    # np.any would call the array's own method: a computation within one, which may wait for it for ever.
+    if not np.asarray(fine).any():
         raise FloatingPointError(
             "the equilibrium has no derivative here: its optimality conditions are singular on the active faces, as "
             "where groups are alike to an agent; certify(game, profile) tells whether the game is strongly monotone"
