@@ -1,5 +1,7 @@
 """From mixtures to language models, and from language models to games (theory §8)."""
 
 from jaxgame.policies.mixing import group_reward, log_partition, mixture_reward
+from jaxgame.policies.mixture import MixturePolicy
+from jaxgame.policies.model import LanguageModel, ModelGroup
 
-__all__ = ["group_reward", "log_partition", "mixture_reward"]
+__all__ = ["LanguageModel", "MixturePolicy", "ModelGroup", "group_reward", "log_partition", "mixture_reward"]
