@@ -1,6 +1,6 @@
 """jaxgame: when language models each choose which human groups to align with, what happens, and who is left out?"""
 
-from jaxgame import simplex, steering, surveys
+from jaxgame import policies, simplex, steering, surveys
 from jaxgame.batch import solve_many
 from jaxgame.bounds import Bounds
 from jaxgame.certificate.certify import Certificate, certify
@@ -83,6 +83,7 @@ __all__ = [
     "inducement",
     "objectives",
     "open_stream",
+    "policies",
     "probe",
     "sensitivity",
     "shard",
