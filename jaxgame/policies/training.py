@@ -106,7 +106,9 @@ def _chunk(
     return params, state, values
 
 
-def _mark(models: Transformers, loss: Any, data: Any, shared: Any, key: Array, steps: int, rate: float) -> dict[str, str]:
+def _mark(
+    models: Transformers, loss: Any, data: Any, shared: Any, key: Array, steps: int, rate: float
+) -> dict[str, str]:
     """What tells one training from another."""
 
     def digest(tree: Any) -> str:
