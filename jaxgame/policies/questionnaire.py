@@ -13,7 +13,6 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
-import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import Array
@@ -49,6 +48,11 @@ class Questionnaire:
         if len(set(stems)) < len(stems):
             raise ValueError(f"{survey.name} asks one question twice: {max(stems, key=stems.count)!r}")
         return cls(stems, replies, ("<s>", *stems, *words))
+
+    def without(self, questions: Sequence[int]) -> Questionnaire:
+        """That without some questions, the vocabulary being the same."""
+        kept = [q for q in range(len(self.stems)) if q not in questions]
+        return Questionnaire(tuple(self.stems[q] for q in kept), tuple(self.replies[q] for q in kept), self.vocabulary)
 
     @cached_property
     def _numbers(self) -> dict[str, int]:

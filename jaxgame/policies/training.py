@@ -40,7 +40,6 @@ def train(
     Raises ValueError if a loss is not finite, or where the checkpoint is of another run.
     """
     states = _begin(models.params, learning_rate=learning_rate, steps=steps)
-    carry = (models.params, states, np.zeros((0, len(models)), np.float32))
     keeper = None
     if checkpoint is not None:
         from jaxgame.checkpoint import Checkpoint
@@ -51,7 +50,6 @@ def train(
     state = {"params": models.params, "optimizer": states, "losses": losses, "done": np.asarray(done)}
     if keeper is not None and (found := keeper.restore(state)) is not None:
         state, done = found, int(found["done"])
-    del carry
     while done < steps:
         now = min(CHUNK, steps - done)
         params, optimizer, recent = _chunk(
