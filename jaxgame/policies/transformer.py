@@ -43,7 +43,7 @@ class Block(nnx.Module):
         self.widen, self.narrow = nnx.Linear(size, 4 * size, rngs=rngs), nnx.Linear(4 * size, size, rngs=rngs)
 
     def __call__(self, x: Array, past: Array, at: Array) -> tuple[Array, Array]:
-        """x (S, width) at positions at … at + S − 1; past (2, T, heads, size): keys and values, filled in up to here."""
+        """x (S, width) at positions at … at + S − 1; past (2, T, heads, size): keys and values, filled up to here."""
         asked = self.ask(self.before_attention(x)).reshape(x.shape[0], 3, self.heads, -1)
         query, new = asked[:, 0], jnp.moveaxis(asked[:, 1:], 1, 0)
         past = jax.lax.dynamic_update_slice(past, new, (0, at, 0, 0))
