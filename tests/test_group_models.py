@@ -143,7 +143,7 @@ def test_training_goes_on_where_it_was_stopped(survey, asked, tmp_path, monkeypa
     answers = jnp.log(jnp.full((2, 2, 3), 1 / 3, jnp.float32))
     loss = ResponseLoss(asked, 4)
 
-    def run(checkpoint, report=lambda line: None, data=answers):
+    def run(checkpoint, report=lambda line: None, data=answers, loss=loss):
         options: Any = dict(steps=15, learning_rate=1e-2, checkpoint=checkpoint, report=report)
         return training.train(start, loss, data, None, jax.random.key(1), **options)
 
@@ -165,7 +165,7 @@ def test_training_goes_on_where_it_was_stopped(survey, asked, tmp_path, monkeypa
     with pytest.raises(ValueError, match="checkpoint of another training"):
         run(tmp_path / "kept", data=answers + 1)
     with pytest.raises(ValueError, match="loss of model 0 is nan at step 0"):
-        run(None, data=jnp.full_like(answers, jnp.nan))
+        run(None, loss=lambda of, params, data, shared, key: jnp.log(-jnp.exp(jnp.sum(params["head"]["bias"]))))
 
 
 def test_pooling():
@@ -194,8 +194,10 @@ def test_single_models_become_mixtures(asked, trained, way):
     before = realise.fidelity(models[np.array([0, 0])], models, WEIGHTS, asked)
     after = realise.fidelity(made, models, WEIGHTS, asked)
     assert before.total_variation[1] > 0.2  # the first group's model is far from the second agent's mixture
-    assert (after.total_variation < 0.02).all() and after.total_variation[1] < before.total_variation[1] / 10
-    assert (after.divergence < before.divergence).all() or after.divergence.max() < 1e-3
+    sampled = way == "supervised"  # its examples are draws: the noise of a step does not fade at the optimum
+    assert (after.total_variation < (0.04 if sampled else 0.01)).all()
+    assert after.total_variation[1] < before.total_variation[1] / (4 if sampled else 20)
+    assert after.divergence.max() < (0.01 if sampled else 2e-3)
 
 
 def test_realise_bad_input(asked, trained):
