@@ -11,7 +11,7 @@ from jaxgame.policies.preferences import prefer
 
 
 def test_the_optimum_of_dpo_is_the_mixture(rng):
-    """The DPO loss over all pairs, with preferences at their probabilities, is least at π_w: by scipy, from elsewhere."""
+    """The DPO loss over all pairs, with preferences at their probabilities, is least at π_w, by scipy."""
     groups, reference, weights, beta = rng.dirichlet(np.ones(5), 3), rng.dirichlet(np.ones(5)), [0.2, 0.5, 0.3], 0.4
     reward = np.asarray(mixture_reward(np.log(groups.T), np.log(reference), weights, beta=beta))
     chance = 1 / (1 + np.exp(reward[None] - reward[:, None]))  # (y, y′): y preferred

@@ -17,10 +17,10 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array
 
+from jaxgame.policies.transformer import START
 from jaxgame.surveys import Survey
 from jaxgame.surveys.tables import Question
 
-START = 0  # the token that starts a text, and fills it up after its end; never scored
 _SPENDING = re.compile(r"^Are we spending too much, about the right amount, or too little on (.+)\?$")
 
 
