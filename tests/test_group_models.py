@@ -100,9 +100,7 @@ def test_memory_of_keys_and_values(asked):
     scores = models.scores(np.array([tokens, [0, 3, 5, 0, 0, 0]]))
     assert scores[0, 1] == pytest.approx(sum(float(whole[t - 1, tokens[t]]) for t in range(1, 6)), abs=1e-5)
     assert scores[1, 1] == pytest.approx(sum(float(whole[t - 1, tokens[t]]) for t in (1, 2)), abs=1e-5)
-    assert (
-        np.asarray(whole)[:, START] == -np.inf
-    ).all()  # never said
+    assert (np.asarray(whole)[:, START] == -np.inf).all()  # never said
     with pytest.raises(ValueError, match="9 tokens is too long"):
         models[0].log_probs(np.zeros(9, np.int32))
 
