@@ -59,7 +59,7 @@ def tangent(game: Any, change: Any, profile: Array, valid: Array, rounds: int, s
     """
     members, changes = jax.jvp(lambda game: game.members(lambda x: x), (game,), (change,))
     aggregate = averaged(members.weight, profile)
-    size = block_size(profile.shape[0], profile.shape[1], profile.dtype, True)
+    size = block_size(profile.shape[0], profile.shape[1], profile.dtype)
     blocks = functools.partial(_over_blocks, members, profile, size)
     responses, shares = _to_aggregate(members, profile, size)
 
