@@ -19,6 +19,7 @@ from jaxgame.games import (
     QuadraticGame,
     Scaled,
 )
+from jaxgame.maps import Event, Path, Sweep, path, sweep
 from jaxgame.sharding import connect, shard
 from jaxgame.solvers import (
     AcceleratedGradient,
@@ -55,6 +56,7 @@ __all__ = [
     "Dense",
     "Diagonal",
     "Equilibrium",
+    "Event",
     "Extragradient",
     "Game",
     "GoldenRatio",
@@ -64,6 +66,7 @@ __all__ = [
     "Network",
     "Newton",
     "OptimisticGradient",
+    "Path",
     "Plan",
     "Probe",
     "ProjectedGradient",
@@ -73,6 +76,7 @@ __all__ = [
     "Solver",
     "Stream",
     "Streamed",
+    "Sweep",
     "certify",
     "closed_form",
     "connect",
@@ -83,6 +87,7 @@ __all__ = [
     "inducement",
     "objectives",
     "open_stream",
+    "path",
     "probe",
     "sensitivity",
     "shard",
@@ -94,5 +99,6 @@ __all__ = [
     "steer_to_floor",
     "steering",
     "surveys",
+    "sweep",
     "under_represented",
 ]
