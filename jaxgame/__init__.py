@@ -6,6 +6,7 @@ from jaxgame.bounds import Bounds
 from jaxgame.certificate.certify import Certificate, certify
 from jaxgame.certificate.multiplicity import Probe, probe
 from jaxgame.closed_form import closed_form
+from jaxgame.dynamics import Simulation, simulate
 from jaxgame.equilibrium import Equilibrium
 from jaxgame.exclusion import critical_ratios, excluded, inclusion_price, under_represented
 from jaxgame.games import (
@@ -19,7 +20,20 @@ from jaxgame.games import (
     QuadraticGame,
     Scaled,
 )
-from jaxgame.maps import Event, Path, Sweep, path, sweep
+from jaxgame.maps import (
+    Boundaries,
+    Event,
+    Path,
+    Region,
+    Regions,
+    Sweep,
+    Threshold,
+    boundaries,
+    path,
+    regions,
+    sweep,
+    thresholds,
+)
 from jaxgame.sharding import connect, shard
 from jaxgame.solvers import (
     AcceleratedGradient,
@@ -50,6 +64,7 @@ __all__ = [
     "AcceleratedGradient",
     "AggregativeNewton",
     "AlignmentGame",
+    "Boundaries",
     "Bounds",
     "Certificate",
     "ConcaveGame",
@@ -71,12 +86,17 @@ __all__ = [
     "Probe",
     "ProjectedGradient",
     "QuadraticGame",
+    "Region",
+    "Regions",
     "Scaled",
     "Sensitivity",
+    "Simulation",
     "Solver",
     "Stream",
     "Streamed",
     "Sweep",
+    "Threshold",
+    "boundaries",
     "certify",
     "closed_form",
     "connect",
@@ -89,9 +109,11 @@ __all__ = [
     "open_stream",
     "path",
     "probe",
+    "regions",
     "sensitivity",
     "shard",
     "simplex",
+    "simulate",
     "solve",
     "solve_many",
     "solve_stream",
@@ -100,5 +122,6 @@ __all__ = [
     "steering",
     "surveys",
     "sweep",
+    "thresholds",
     "under_represented",
 ]

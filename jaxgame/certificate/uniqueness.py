@@ -64,4 +64,3 @@ def _weighted(affine: AffineMap, weights: Array) -> Array:
 
 def _symmetric(matrices: Array) -> Array:
     return (matrices + jnp.swapaxes(matrices, -1, -2)) / 2
-

@@ -86,7 +86,12 @@ def family(name: str, build: Callable[..., Any], corners: np.ndarray) -> Family:
     eps = float(jnp.finfo(dtype).eps)
     tolerance = float(np.clip(16 * eps * condition, 64 * eps, eps**0.5))
     return Family(
-        affine, slopes, found.profile, reach_of(games[0], dtype), jnp.asarray(sigma, dtype), jnp.asarray(tolerance, dtype)
+        affine,
+        slopes,
+        found.profile,
+        reach_of(games[0], dtype),
+        jnp.asarray(sigma, dtype),
+        jnp.asarray(tolerance, dtype),
     )
 
 
@@ -141,7 +146,9 @@ def _same(claim: str, x: np.ndarray, expected: Any, actual: Any, slack: float) -
 
 
 def _same_jacobian(name: str, x: np.ndarray, first: AffineMap, other: AffineMap, slack: float) -> None:
-    claim = f"{name} needs curvature and coupling that do not depend on the parameter (γ, δ and the kernel are for sweep)"
+    claim = (
+        f"{name} needs curvature and coupling that do not depend on the parameter (γ, δ and the kernel are for sweep)"
+    )
     parts = [jax.tree.leaves((one.own, one.others)) for one in (first, other)]
     if len(parts[0]) != len(parts[1]):
         raise ValueError(f"{claim}; at {_at(x)} the game has another form")

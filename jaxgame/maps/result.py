@@ -148,9 +148,14 @@ class Sweep:
             raise ImportError("to_xarray needs xarray: pip install xarray, or jaxgame[xarray]") from None
         groups = list(self.groups) or list(range(self.representation.shape[-1]))
         names = list(self.axes)
-        arrays = {name: (names + ["group"] * (name in BY_GROUP), getattr(self, name), {"about": ABOUT[name]}) for name in ABOUT}
+        arrays = {
+            name: (names + ["group"] * (name in BY_GROUP), getattr(self, name), {"about": ABOUT[name]})
+            for name in ABOUT
+        }
         arrays["excluded"] = ([*names, "group"], self.excluded, {"about": f"largest share at most {self.tolerance:g}"})
-        return xarray.Dataset(arrays, {**self.axes, "group": groups}, {"tolerance": self.tolerance, **_texts(self.about)})
+        return xarray.Dataset(
+            arrays, {**self.axes, "group": groups}, {"tolerance": self.tolerance, **_texts(self.about)}
+        )
 
     def _repr_html_(self) -> str:
         from jaxgame.report.notebook import sweep_html
@@ -195,7 +200,9 @@ def describe(sweep: Sweep) -> str:
         counts = np.bincount(sweep.status.reshape(-1), minlength=4)
         kinds = zip(("out of steps", "not finite", "stalled"), counts[1:], strict=False)
         reasons = ", ".join(f"{count:,} {kind}" for kind, count in kinds if count)
-        parts.append(f"{failed:,} failed ({reasons}) and are NaN: raise max_steps, or look at one with solve(build(…)).")
+        parts.append(
+            f"{failed:,} failed ({reasons}) and are NaN: raise max_steps, or look at one with solve(build(…))."
+        )
     unbounded = int(np.isinf(sweep.exploitability[sweep.converged]).sum())
     if unbounded:
         parts.append(f"At {unbounded:,} an agent's utility is not concave: stationary points, not proved equilibria.")
@@ -205,7 +212,9 @@ def describe(sweep: Sweep) -> str:
         return " ".join(parts)
     apart = np.nan_to_num(sweep.disagreement)
     several = int((apart > APART).sum())
-    parts.append(f"At {doubtful:,} the equilibrium is not proved to be the only one; at {several:,} of these others were")
+    parts.append(
+        f"At {doubtful:,} the equilibrium is not proved to be the only one; at {several:,} of these others were"
+    )
     parts[-1] += f" found, with shares up to {apart.max():.2g} apart." if several else " found."
     return " ".join(parts)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import threading
 from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import FIRST_COMPLETED, ThreadPoolExecutor, wait
@@ -18,7 +19,6 @@ from jaxgame.maps.follow import Follower, Interrupted
 from jaxgame.maps.result import Sweep
 from jaxgame.maps.routes import Route, branch_routes, main_route
 from jaxgame.maps.store import Folder, Memory, digest
-import os
 from jaxgame.solvers import Solver
 
 FILE = "sweep.npz"
@@ -155,10 +155,7 @@ def _assembled(
             other = store.read(name)["representation"][route.counts]
             apart[at] = np.fmax(apart[at], np.abs(other - shown[at]).max(-1))
     whole |= {"unique": unique, "disagreement": apart}
-    return {
-        key: array.reshape(*follower.shape, *((D,) if array.ndim == 2 else ()))
-        for key, array in whole.items()
-    }
+    return {key: array.reshape(*follower.shape, *((D,) if array.ndim == 2 else ())) for key, array in whole.items()}
 
 
 def _mark(follower: Follower, axes: dict[str, np.ndarray], options: Any) -> dict[str, str]:
