@@ -82,7 +82,7 @@ class Simulation:
         parts = [end + near + there]
         if np.isfinite(self.radius):
             verdict = "attracts" if self.radius < 1 else "does not attract"
-            parts.append(f"The point {verdict} (spectral radius of a round {self.radius:.3g}).")
+            parts.append(f"The point {verdict} (spectral radius of a round {self.radius:.4g}).")
         kinds = {1: "stable", -1: "unstable", 0: "of undetermined stability"}
         parts.append(f"Where agents follow their marginal utilities continuously, it is {kinds[self.stability]}.")
         return " ".join(parts)
@@ -255,4 +255,16 @@ def _radius(carried: Carried, profile: Array, key: Array, levels: dict[str, Arra
 
 @functools.partial(jax.jit, static_argnames="rule")
 def _slope(carried: Carried, profile: Array, key: Array, levels: dict[str, Array], rule: str) -> Array:
-    return jax.jacfwd(lambda at: _round(carried.unwrap(), at, key, levels, rule))(profile)
+    """(n, D, n, D). Best responses are found by iteration, which has another derivative than they: by differences,
+    which are exact where they are affine.
+    """
+
+    def round_(at: Array) -> Array:
+        return _round(carried.unwrap(), at, key, levels, rule)
+
+    if rule not in ANSWERING:
+        return jax.jacfwd(round_)(profile)
+    step = jnp.finfo(profile.dtype).eps ** (1 / 3)
+    units = jnp.eye(profile.size, dtype=profile.dtype).reshape(-1, *profile.shape) * step
+    columns = lax.map(lambda unit: (round_(profile + unit) - round_(profile - unit)) / (2 * step), units)
+    return jnp.moveaxis(columns, 0, -1).reshape(*profile.shape, *profile.shape)

@@ -121,8 +121,8 @@ equilibrium depends.
 
 [bold]How to read the map[/bold]: a colour says how many groups no agent represents. Lines are where a group falls out
 or comes back, each of their points found by bisection to 1e-10. Hatched once: the equilibrium is not proved to be the
-only one. Such points are solved from the uniform profile, from both ends of every axis, and from --starts other profiles;
-hatched twice: these led to different equilibria. Black: none was found.
+only one. Such points are solved from the uniform profile, from both ends of every axis, and from --starts other
+profiles; hatched twice: these led to different equilibria. Black: none was found.
 
 [bold]Examples[/bold]
 

@@ -116,8 +116,11 @@ def test_where_several_equilibria_exist_the_sweep_says_so():
     def build(diversity):
         return jg.AlignmentGame(jnp.full((2, 2), 0.5), jnp.eye(2), jnp.zeros(2), diversity=diversity)
 
-    found = jg.sweep(lambda diversity, appeal: build(diversity).replace(appeal=jnp.stack([appeal, -appeal]), reach=jnp.asarray([0.9, 0.1])),
-                     {"diversity": np.linspace(0.1, 3, 7), "appeal": np.array([0.0, 0.01])})  # fmt: skip
+    def tilted(diversity, appeal):
+        game = build(diversity)
+        return game.replace(appeal=jnp.stack([appeal, -appeal]), reach=jnp.asarray([0.9, 0.1]))
+
+    found = jg.sweep(tilted, {"diversity": np.linspace(0.1, 3, 7), "appeal": np.array([0.0, 0.01])})
     strong = np.asarray(found.axes["diversity"]) > 1.0
     assert found.unique[~strong].all() and not found.unique[strong].any()
     assert (found.disagreement[~strong] == 0).all()
@@ -148,7 +151,10 @@ def test_a_failed_point_is_visible_and_spoils_no_other():
         ({"attractiveness": [0, 1]}, "build needs 'diversity'"),
         ({"attractiveness": [0.0], "diversity": [0, 1]}, "'attractiveness' has 1 point, expected at least two"),
         ({"attractiveness": [0, np.nan], "diversity": [0, 1]}, r"'attractiveness'\[1\] is nan"),
-        ({"attractiveness": [0, 2, 1], "diversity": [0, 1]}, r"'attractiveness'\[2\] is 1 after 2, expected increasing"),
+        (
+            {"attractiveness": [0, 2, 1], "diversity": [0, 1]},
+            r"'attractiveness'\[2\] is 1 after 2, expected increasing",
+        ),
         ({"attractiveness": [[0, 1]], "diversity": [0, 1]}, r"has shape \(1, 2\)"),
         ({"attractiveness": np.arange(1e6), "diversity": np.arange(1e6)}, r"1,000,000,000,000 points .*TB"),
         ({"attractiveness": ["a", "b"], "diversity": [0, 1]}, "'attractiveness': expected numbers"),
@@ -194,7 +200,10 @@ def test_xarray_has_the_names(swept):
     xarray = pytest.importorskip("xarray")
     data = swept.to_xarray()
     assert isinstance(data, xarray.Dataset) and data.representation.dims == ("attractiveness", "diversity", "group")
-    assert float(data.representation.sel(attractiveness=0, group="b", method=None).isel(diversity=0)) == swept.representation[0, 0, 1]
+    assert (
+        float(data.representation.sel(attractiveness=0, group="b", method=None).isel(diversity=0))
+        == swept.representation[0, 0, 1]
+    )
 
 
 def test_without_xarray_the_error_says_what_to_install(swept, monkeypatch):

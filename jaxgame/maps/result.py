@@ -123,7 +123,7 @@ class Sweep:
     def load(cls, path: str | Path) -> Sweep:
         """A sweep that `save` wrote. Raises ValueError for a file that is none, OSError for one that cannot be read."""
         try:
-            with np.load(path, allow_pickle=False) as file:
+            with open(path, "rb") as opened, np.load(opened, allow_pickle=False) as file:
                 meta = json.loads(str(file["meta"]))
                 if meta["schema"] != SCHEMA:
                     raise ValueError(f"{path} is a {meta['schema']}, expected a {SCHEMA}")

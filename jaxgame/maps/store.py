@@ -75,7 +75,7 @@ class Folder:
         write_whole(self._path(name), lambda path: _savez(path, part))
 
     def read(self, name: str) -> Arrays:
-        with np.load(self._path(name), allow_pickle=False) as file:
+        with open(self._path(name), "rb") as opened, np.load(opened, allow_pickle=False) as file:
             return {key: file[key] for key in file.files}
 
     def close(self) -> None:

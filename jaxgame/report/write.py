@@ -169,7 +169,9 @@ def write_sweep(found: Sweep, edges: Boundaries | None, options: StudyOptions, s
     title = f"Some group is left out in {share} of this map"
     if len(found.axes) == 1:
         title = f"Who is shown, by {next(iter(found.axes))}"
-    save(draw(found, title, note, None if edges is None else edges.segments), folder, "phase")
+    one = fixed.get("consistency") == 1
+    labels = {"attractiveness": "attractiveness, α/γ", "diversity": "diversity, δ/γ"} if one else {}
+    save(draw(found, title, note, None if edges is None else edges.segments, labels), folder, "phase")
     report = {
         "schema": "jaxgame.sweep",
         **_origin(str(found.representation.dtype)),

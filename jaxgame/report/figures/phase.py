@@ -13,9 +13,11 @@ from matplotlib.colors import BoundaryNorm, ListedColormap
 from matplotlib.figure import Figure
 from matplotlib.patches import Patch
 from matplotlib.patheffects import withStroke
+from scipy.sparse import coo_matrix
+from scipy.sparse.csgraph import connected_components
 
 from jaxgame.maps.result import APART, Sweep
-from jaxgame.report.figures.style import BLACK, BLUE, GREEN, GREY, ORANGE, PURPLE, SKY, VERMILLION, new, styled, wrapped
+from jaxgame.report.figures.style import BLACK, BLUE, GREEN, GREY, ORANGE, PURPLE, SKY, VERMILLION, new, styled
 
 LINES = (BLACK, VERMILLION, BLUE, ORANGE, GREEN, PURPLE, SKY)
 DASHES = ("-", "--", "-.", (0, (1, 1.2)))
@@ -77,14 +79,15 @@ def _map(
             axes.add_collection(LineCollection(list(segments), colors=BLACK, linewidths=0.8, capstyle="round"))
     axes.set_xlim(x[0], x[-1])
     axes.set_ylim(y[0], y[-1])
-    if boundaries is not None:
-        _name(axes, names, boundaries)
     axes.set_xlabel(named.get(first, first))
     axes.set_ylabel(named.get(second, second))
     axes.legend(
         handles=handles, loc="upper center", bbox_to_anchor=(0.47, -0.14), ncols=3, columnspacing=1.0, handlelength=1.4,
         handletextpad=0.5,
     )  # fmt: skip
+    if boundaries is not None:
+        figure.draw_without_rendering()  # so that the slopes of lines on the page are known
+        _name(axes, names, boundaries)
     return figure
 
 
@@ -94,7 +97,7 @@ def _counted(count: int) -> str:
 
 def _shades(count: int) -> list[Any]:
     """From light to dark, in an order that survives a copy in grey."""
-    return [matplotlib.colormaps["cividis"](v) for v in np.linspace(0.97, 0.25, count)]
+    return [matplotlib.colormaps["YlGnBu"](v) for v in np.linspace(0.04, 0.8, count)]
 
 
 def _hatched(axes: Axes, x: np.ndarray, y: np.ndarray, where: np.ndarray, hatch: str) -> None:
@@ -104,26 +107,42 @@ def _hatched(axes: Axes, x: np.ndarray, y: np.ndarray, where: np.ndarray, hatch:
 
 
 def _name(axes: Axes, names: tuple[str, ...], boundaries: Sequence[np.ndarray]) -> None:
-    """A group's name at its boundary, each at another height, so that they do not meet."""
+    """A group's name along its boundary, each at another place of the map, so that they do not meet."""
     (x0, x1), (y0, y1) = axes.get_xlim(), axes.get_ylim()
-    inner = [d for d, segments in enumerate(boundaries) if len(segments)]
-    middles = {d: boundaries[d].mean(1) for d in inner}
-    inner.sort(key=lambda d: float(np.median(middles[d][:, 0])))
-    for k, d in enumerate(inner):
-        height = y0 + (y1 - y0) * (0.93 - 0.86 * ((k * 0.618) % 1 if len(inner) > 4 else k / max(len(inner), 1)))
-        at = middles[d][np.abs(middles[d][:, 1] - height).argmin()]
-        right = at[0] < x0 + 0.75 * (x1 - x0)
-        axes.annotate(
-            wrapped((names[d],), 16)[0],
-            (float(at[0]), float(at[1])),
-            (2.5 if right else -2.5, 0),
-            textcoords="offset points",
-            ha="left" if right else "right",
-            va="center",
-            fontsize=5.5,
-            linespacing=0.95,
-            path_effects=[withStroke(linewidth=1.6, foreground="white")],
-        )
+    size = np.array([x1 - x0, y1 - y0])
+    parts = [(d, part) for d, segments in enumerate(boundaries) for part in _connected(segments, size)]
+    taken: list[np.ndarray] = []
+    for d, segments in sorted(parts, key=lambda part: len(part[1])):  # the short ones have the first choice
+        if np.ptp(segments.reshape(-1, 2) / size, axis=0).max() < 0.12:
+            continue  # no room for a name
+        middles = (segments.mean(1) - [x0, y0]) / size
+        # Far from other names, and from the edge, which would cut it off.
+        room = np.minimum(middles, 1 - middles).min(1)
+        if taken:
+            away = np.abs(middles[:, None] - np.array(taken)[None]) * [1, 2]
+            room = np.minimum(room + 0.1, np.linalg.norm(away, axis=2).min(1))
+        k = int(np.argmax(room))
+        taken.append(middles[k])
+        near = np.linalg.norm(middles - middles[k], axis=1) < 0.08
+        way = axes.transData.transform(segments[near].reshape(-1, 2))
+        direction = np.linalg.svd(way - way.mean(0))[2][0]
+        angle = float(np.degrees(np.arctan2(direction[1], direction[0])))
+        at = segments[k].mean(0)
+        axes.text(
+            float(at[0]), float(at[1]), names[d], fontsize=5.5, ha="center", va="center", rotation_mode="anchor",
+            rotation=(angle + 90) % 180 - 90, path_effects=[withStroke(linewidth=1.8, foreground="white")],
+        )  # fmt: skip
+
+
+def _connected(segments: np.ndarray, size: np.ndarray) -> list[np.ndarray]:
+    """Segments (k, 2, 2) by what hangs together."""
+    if not len(segments):
+        return []
+    _, ends = np.unique(np.round(segments.reshape(-1, 2) / size, 7), axis=0, return_inverse=True)
+    ends = ends.reshape(-1, 2)
+    graph = coo_matrix((np.ones(len(ends)), (ends[:, 0], ends[:, 1])), shape=(ends.max() + 1,) * 2)
+    part = connected_components(graph, directed=False)[1][ends[:, 0]]
+    return [segments[part == k] for k in np.unique(part)]
 
 
 def _curves(sweep: Sweep, names: tuple[str, ...], title: str, note: str, named: Any) -> Figure:
