@@ -240,7 +240,7 @@ def text(report: dict[str, Any]) -> str:
         lines += [
             f"* `{case['survey']}`, {case['points']:,} points over (α/γ, δ/γ), all agents alike, against paths along "
             f"every row: {case['misclassified within a cell']} misclassified within a cell of a boundary, "
-            f"{case['misclassified beyond a cell']} beyond; {case['crossings']:,} crossings of grid edges by bisection, at "
+            f"{case['misclassified beyond a cell']} beyond; {case['crossings']:,} crossings of edges by bisection, at "
             f"most {case['boundary, largest error']:.2g} from the path's events."
         ]
     path, regions = report["exact"]["path"], report["exact"]["regions"]

@@ -38,6 +38,7 @@ MOST = 2**27  # bytes of a record
 NEAR = 1e-3  # largest difference of a share from the equilibrium that counts as having got there
 LARGEST = 600  # n·D up to which the derivative of a round is formed
 LONGEST = 200  # period that is looked for
+RETURNED = 1e-3  # of the largest change in a period: by how much it may miss where it began
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -143,16 +144,16 @@ def simulate(
     profiles = np.concatenate([np.asarray(start)[None], profiles])
     if not np.isfinite(profiles).all():
         raise ValueError(f"{rule}: marginal utilities are not finite on the way; another init, or a smaller step")
-    tolerance = float(jnp.finfo(dtype).eps) ** 0.625 if tolerance is None else tolerance
+    still = float(jnp.finfo(dtype).eps) ** 0.625 if tolerance is None else float(tolerance)
     equilibrium = solve(game)
     changes = np.abs(np.diff(profiles, axis=0)).max((1, 2))
     distances = np.abs(profiles - np.asarray(equilibrium.profile)[None]).max((1, 2))
-    converged = bool(changes[-1] <= tolerance)
-    period = 0 if converged else _period(profiles, max(1e3 * tolerance, 1e-6))
+    converged = bool(changes[-1] <= still)
+    period = 0 if converged else _period(profiles)
     away = np.flatnonzero(distances > NEAR)
     arrival = 0 if not away.size else int(away[-1]) + 1
     rest = jnp.asarray(profiles[-1]) if converged else equilibrium.profile
-    growth, verdict = stability(position(game, equilibrium.profile), measure(game, dtype), 1e3 * tolerance)
+    growth, verdict = stability(position(game, equilibrium.profile), measure(game, dtype), 1e3 * still)
     return Simulation(
         rule=rule,
         profiles=profiles,
@@ -231,14 +232,23 @@ def _alone(affine: AffineMap) -> AffineMap:
 
 
 def _best(alone: AffineMap, linear: Array, start: Array) -> Array:
-    return best_response(alone, linear, start, 4 * jnp.finfo(start.dtype).eps)
+    eps = float(jnp.finfo(start.dtype).eps)
+    if alone.own.is_diagonal:
+        least = eps * jnp.abs(simplex.project_tangent(linear)).max(1, keepdims=True) + float(
+            jnp.finfo(start.dtype).tiny
+        )
+        return simplex.waterfill(linear, jnp.maximum(jnp.broadcast_to(alone.own.diagonal, linear.shape), least))
+    return best_response(alone, linear, start, jnp.asarray(4 * eps, start.dtype))
 
 
-def _period(profiles: np.ndarray, tolerance: float) -> int:
-    """The shortest period that the last rounds repeat, twice over; 0 without one."""
+def _period(profiles: np.ndarray) -> int:
+    """The shortest period that the last rounds repeat, twice over; 0 without one.
+
+    What a period comes back to differs by far less than its rounds do: else it is a slow way to rest.
+    """
     for period in range(2, min(LONGEST, (len(profiles) - 1) // 2) + 1):
         last, before = profiles[-period:], profiles[-2 * period : -period]
-        if np.abs(last - before).max() <= tolerance:
+        if np.abs(last - before).max() <= RETURNED * np.abs(np.diff(last, axis=0)).max():
             return period
     return 0
 

@@ -1,5 +1,7 @@
 """Learning: fixed points, cycles and speeds that are known otherwise."""
 
+from typing import Any
+
 import jax.numpy as jnp
 import numpy as np
 import pytest
@@ -25,12 +27,8 @@ def pull(n, strength):
 @pytest.mark.parametrize("rule", RULES)
 def test_every_rule_stays_on_the_simplex_and_rests_where_it_should(rng, rule):
     game = aligned(rng, attractiveness=0.2, diversity=0.1)
-    found = jg.simulate(
-        game,
-        rule,
-        rounds=3000 if rule in ("gradient", "replicator") else 100,
-        temperature=1.0 if rule == "logit" else None,
-    )
+    options: Any = dict(temperature=1.0, step=0.2) if rule == "logit" else {}
+    found = jg.simulate(game, rule, rounds=3000 if rule in ("gradient", "replicator") else 200, **options)
     assert (found.profiles >= 0).all()
     np.testing.assert_allclose(found.profiles.sum(-1), 1, atol=1e-12)
     np.testing.assert_allclose(found.representations, found.profiles.mean(1), atol=1e-12)
@@ -120,7 +118,7 @@ def test_best_responses_need_quadratic_concave_utilities(rng):
     concave = jg.ConcaveGame(lambda p, w, o: p @ w - (w**4).sum(), rng.normal(size=(4, 3)), 3)
     with pytest.raises(ValueError, match="needs a quadratic game"):
         jg.simulate(concave)
-    assert jg.simulate(concave, "gradient", rounds=500).converged
+    assert jg.simulate(concave, "gradient", rounds=2000, step=0.02).converged
 
 
 @pytest.mark.float32
@@ -129,3 +127,18 @@ def test_in_single_precision(dtype):
     found = jg.simulate(game, rounds=20)
     assert found.profiles.dtype == dtype and found.converged
     np.testing.assert_allclose(found.profiles[-1], np.tile([0.65, 0.35], (3, 1)), atol=1e-5)
+
+
+def test_the_figure_shows_the_plane_of_most_movement(rng, tmp_path):
+    from jaxgame.report.figures.style import save
+    from jaxgame.report.figures.trajectories import draw, principal_plane
+
+    game = aligned(rng, attractiveness=0.3, diversity=0.2)
+    found = jg.simulate(game, "gradient", rounds=300, init=rng.dirichlet(np.ones(3), 4))
+    figure = draw(found, ["a", "b", "c"], "Title", "note")
+    assert save(figure, tmp_path, "ways") == "Title" and (tmp_path / "ways.png").stat().st_size > 10_000
+    assert {"a", "b", "c"} <= {text.get_text() for text in figure.axes[0].texts}
+    rows = found.profiles.reshape(-1, 3)
+    centre, axes, shares = principal_plane(found.profiles)
+    np.testing.assert_allclose(shares.sum(), 1, atol=1e-12)  # three groups have a plane of mixtures
+    np.testing.assert_allclose(((rows - centre) @ axes.T) @ axes, rows - centre, atol=1e-12)

@@ -73,8 +73,9 @@ def test_proofs_of_uniqueness_agree_with_the_certificate(form, metric, dtype):
         X = rng.normal(size=(4, 4))
         delta = rng.uniform(-1, 2) if trial % 3 else rng.uniform(0.05, 1.5, 5)
         targets, kernel = (np.asarray(x, dtype) for x in (rng.dirichlet(np.ones(4), 5), X @ X.T + 0.1 * np.eye(4)))
-        options = dict(diversity=np.asarray(delta, dtype), diversity_form=form, consistency_metric=metric)
-        game = jg.AlignmentGame(targets, kernel, np.zeros(4, dtype), **options)
+        delta = np.asarray(delta, dtype)
+        none = np.zeros(4, dtype)
+        game = jg.AlignmentGame(targets, kernel, none, diversity=delta, diversity_form=form, consistency_metric=metric)
         weights, proved = prove_unique(game)
         ours = bool(prove(game))
         assert proved or not ours  # never claimed without a proof
@@ -256,6 +257,7 @@ def test_killed_in_the_middle_it_ends_in_the_same_file(tmp_path):
     def run(folder, kill):
         command = [sys.executable, "script.py", folder]
         with subprocess.Popen(command, cwd=tmp_path, stdout=subprocess.PIPE, text=True, env=os.environ) as process:
+            assert process.stdout is not None
             for line in process.stdout:
                 done = line.split()[0]
                 if kill and done.isdigit() and int(done) > 200:

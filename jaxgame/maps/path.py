@@ -120,6 +120,8 @@ def follow(games: Family, start: float, end: float) -> Path:
     breaks[-1] = end
     kept = np.concatenate([np.diff(breaks) > 0, [True]])
     events = [
-        Event(start + at * (end - start), *pair, kind) for at, pairs in changes.items() for pair, kind in pairs.items()
+        Event(start + at * (end - start), agent, group, kind)
+        for at, pairs in changes.items()
+        for (agent, group), kind in pairs.items()
     ]
     return Path(start, end, sorted(events), breaks[kept], np.stack(profiles)[kept], support, np.asarray(games.reach))

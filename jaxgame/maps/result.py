@@ -143,7 +143,7 @@ class Sweep:
         Raises ImportError where xarray is not installed.
         """
         try:
-            import xarray
+            import xarray  # pyright: ignore[reportMissingImports]
         except ImportError:
             raise ImportError("to_xarray needs xarray: pip install xarray, or jaxgame[xarray]") from None
         groups = list(self.groups) or list(range(self.representation.shape[-1]))

@@ -165,7 +165,7 @@ def write_sweep(found: Sweep, edges: Boundaries | None, options: StudyOptions, s
     unlike = f", heterogeneity {options.heterogeneity:g}" if options.heterogeneity else ""
     note = f"{survey.source or survey.name}; {options.agents:,} agents{unlike}; {kept}; {form}."
     out = found.excluded.any(-1)
-    share = f"{100 * out[found.converged].mean():.0f} %" if found.converged.any() else "no part"
+    share = f"{100 * np.asarray(out)[found.converged].mean():.0f} %" if found.converged.any() else "no part"
     title = f"Some group is left out in {share} of this map"
     if len(found.axes) == 1:
         title = f"Who is shown, by {next(iter(found.axes))}"
