@@ -129,15 +129,15 @@ class Follower:
 
     def unique(self) -> np.ndarray:
         """Where the equilibrium is proved to be unique, (points,) bool: once for all games with the same Jacobian."""
-        if not is_quadratic(self.game):
+        if not is_quadratic(_rational(self.game)):
             return np.zeros(int(np.prod(self.shape)), bool)
         names = [name for name in self.axes if self._bends(name)]
         axes = {name: axis if name in names else axis[:1] for name, axis in self.axes.items()}
         shape = tuple(len(axis) for axis in axes.values())
         flat = np.arange(int(np.prod(shape)))
         proved = []
-        if is_aggregative(self.game):
-            prove = jax.jit(jax.vmap(lambda point: is_monotone(self.one(point).affine())))
+        if is_aggregative(_rational(self.game)):
+            prove = jax.jit(jax.vmap(lambda point: is_monotone(_rational(self.one(point)).affine())))
             lanes = min(self.lanes, len(flat))
             for first in range(0, len(flat), lanes):
                 some = np.minimum(np.arange(first, first + lanes), len(flat) - 1)
@@ -146,7 +146,7 @@ class Follower:
             build = jax.jit(self.one)
             for k in flat:
                 point = {name: jnp.asarray(x[0]) for name, x in points(axes, np.array([k])).items()}
-                proved.append(np.array([prove_unique(build(point))[1]]))
+                proved.append(np.array([prove_unique(_rational(build(point)))[1]]))
         found = np.concatenate(proved)[: len(flat)].reshape(shape)
         return np.broadcast_to(found, self.shape).reshape(-1)
 
@@ -179,8 +179,15 @@ def depends(function: Callable[[dict[str, Any]], Any], axes: dict[str, np.ndarra
     return False
 
 
+def _rational(game: Any) -> Any:
+    """The game itself, or that of agents of unbounded rationality: entropies are concave, and a game that is strongly
+    monotone without them is so with them.
+    """
+    return game.game if hasattr(game, "rationality") else game
+
+
 def _jacobian(game: Any) -> Any:
-    affine = game.affine()
+    affine = _rational(game).affine()
     return affine.own, affine.others
 
 
