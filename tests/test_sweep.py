@@ -175,7 +175,7 @@ def test_selection_by_name(swept):
     inside = (AXES["diversity"] >= 0) & (AXES["diversity"] <= 1)
     np.testing.assert_array_equal(two.residual, swept.residual[[0, 4]][:, inside])
     point = swept.sel(attractiveness=0, diversity=6)
-    assert point.shape == () and point.representation.shape == (D,) and "1 points" in point.message
+    assert point.shape == () and point.representation.shape == (D,) and "1 point, 1 of them" in point.message
     with pytest.raises(ValueError, match="'loyalty' is no axis"):
         swept.sel(loyalty=1)
     with pytest.raises(ValueError, match="within the axis"):

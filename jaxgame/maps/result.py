@@ -192,7 +192,7 @@ def describe(sweep: Sweep) -> str:
     """The message of a sweep."""
     shape = " × ".join(f"{len(axis)} {name}" for name, axis in sweep.axes.items())
     total, failed = sweep.status.size, int((sweep.status != 0).sum())
-    parts = [f"{total:,} points{f' ({shape})' if shape else ''}, {total - failed:,} of them solved"]
+    parts = [f"{total:,} point{'s' * (total != 1)}{f' ({shape})' if shape else ''}, {total - failed:,} of them solved"]
     if total > failed:
         parts[0] += f" to a natural residual of at most {sweep.residual[sweep.converged].max():.2g}"
     parts[0] += "."
