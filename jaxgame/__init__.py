@@ -6,6 +6,7 @@ from jaxgame.bounds import Bounds
 from jaxgame.certificate.certify import Certificate, certify
 from jaxgame.certificate.multiplicity import Probe, probe
 from jaxgame.closed_form import closed_form
+from jaxgame.dynamics import Simulation, simulate
 from jaxgame.equilibrium import Equilibrium
 from jaxgame.exclusion import critical_ratios, excluded, inclusion_price, under_represented
 from jaxgame.games import (
@@ -18,6 +19,20 @@ from jaxgame.games import (
     Network,
     QuadraticGame,
     Scaled,
+)
+from jaxgame.maps import (
+    Boundaries,
+    Event,
+    Path,
+    Region,
+    Regions,
+    Sweep,
+    Threshold,
+    boundaries,
+    path,
+    regions,
+    sweep,
+    thresholds,
 )
 from jaxgame.sharding import connect, shard
 from jaxgame.solvers import (
@@ -49,12 +64,14 @@ __all__ = [
     "AcceleratedGradient",
     "AggregativeNewton",
     "AlignmentGame",
+    "Boundaries",
     "Bounds",
     "Certificate",
     "ConcaveGame",
     "Dense",
     "Diagonal",
     "Equilibrium",
+    "Event",
     "Extragradient",
     "Game",
     "GoldenRatio",
@@ -64,15 +81,22 @@ __all__ = [
     "Network",
     "Newton",
     "OptimisticGradient",
+    "Path",
     "Plan",
     "Probe",
     "ProjectedGradient",
     "QuadraticGame",
+    "Region",
+    "Regions",
     "Scaled",
     "Sensitivity",
+    "Simulation",
     "Solver",
     "Stream",
     "Streamed",
+    "Sweep",
+    "Threshold",
+    "boundaries",
     "certify",
     "closed_form",
     "connect",
@@ -83,10 +107,13 @@ __all__ = [
     "inducement",
     "objectives",
     "open_stream",
+    "path",
     "probe",
+    "regions",
     "sensitivity",
     "shard",
     "simplex",
+    "simulate",
     "solve",
     "solve_many",
     "solve_stream",
@@ -94,5 +121,7 @@ __all__ = [
     "steer_to_floor",
     "steering",
     "surveys",
+    "sweep",
+    "thresholds",
     "under_represented",
 ]
