@@ -19,6 +19,7 @@ from jaxgame.games import (
     QuadraticGame,
     Scaled,
 )
+from jaxgame.games.rational import with_rationality
 from jaxgame.sharding import connect, shard
 from jaxgame.solvers import (
     AcceleratedGradient,
@@ -96,4 +97,5 @@ __all__ = [
     "steering",
     "surveys",
     "under_represented",
+    "with_rationality",
 ]
