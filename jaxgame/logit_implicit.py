@@ -7,8 +7,6 @@ derivatives of their logarithms are right, too.
 
 from __future__ import annotations
 
-from typing import Any
-
 import jax
 import jax.numpy as jnp
 from jax import Array

@@ -20,7 +20,16 @@ from jaxgame.games import dtype_of, is_aggregative, linearise, reach_of, represe
 from jaxgame.games.affine import AffineMap
 from jaxgame.games.rational import Rational
 from jaxgame.implicit import solved, tangent
-from jaxgame.solvers import AggregativeNewton, GoldenRatio, Newton, Solver
+from jaxgame.solvers import (
+    AcceleratedGradient,
+    AggregativeNewton,
+    Extragradient,
+    GoldenRatio,
+    Newton,
+    OptimisticGradient,
+    ProjectedGradient,
+    Solver,
+)
 from jaxgame.solvers.bounded_newton import BoundedNewton
 from jaxgame.solvers.kkt import DENSE_LIMIT, is_tractable
 from jaxgame.solvers.logit_newton import LogitNewton
@@ -34,6 +43,15 @@ POLISH_ROUNDS = 3
 FIRST_ORDER_STEPS = 100_000
 FIRST_ORDER_STALL = 5_000
 RESCUE_STEPS = FIRST_ORDER_STEPS // 5
+PROJECTING = (
+    AcceleratedGradient,
+    AggregativeNewton,
+    Extragradient,
+    GoldenRatio,
+    Newton,
+    OptimisticGradient,
+    ProjectedGradient,
+)
 
 
 def solve(
@@ -103,6 +121,11 @@ def check_solver(solver: Any, game: Any) -> None:
         )
     if isinstance(solver, type):
         raise ValueError(f"solver is the class {solver.__name__}, expected an instance: {solver.__name__}()")
+    if isinstance(game, Rational) and isinstance(solver, PROJECTING):
+        raise ValueError(
+            f"solver is {type(solver).__name__}, expected none, or one that stays inside the simplex (MirrorProx): the "
+            "marginals of a game with a rationality are infinite at the boundary"
+        )
     if check := getattr(solver, "check", None):
         check(game)
 
@@ -232,7 +255,9 @@ def looped(game: Any, solver: Any, tol: Any, max_steps: Any, record: int = 0, sc
     tol, max_steps = jnp.asarray(tol, dtype), jnp.asarray(max_steps, int)
     scale = measure(game, dtype) if scale is None else scale
     stall = getattr(solver, "stall", FIRST_ORDER_STALL)
-    return Loop(game, solver, scale, tol, max_steps, stall, record, isinstance(solver, Newton | BoundedNewton | LogitNewton))
+    return Loop(
+        game, solver, scale, tol, max_steps, stall, record, isinstance(solver, Newton | BoundedNewton | LogitNewton)
+    )
 
 
 def concluded(loop: Loop, found: Progress, bounds: Any = None) -> tuple[dict[str, Any], Array]:

@@ -14,7 +14,7 @@ from jax import Array
 
 from jaxgame import _checks
 from jaxgame._pytree import assign, pytree
-from jaxgame.games.affine import AffineMap, Blocks, per_agent
+from jaxgame.games.affine import AffineMap, Aggregate, Blocks, Edges, Full, per_agent
 from jaxgame.games.protocol import dtype_of, linearise
 
 
@@ -102,8 +102,24 @@ class Rational:
         return self._curved(linearise(self.game, profile), jnp.full_like(profile, 2) * self.temperatures[:, None])
 
     def _curved(self, affine: AffineMap, curvature: Array) -> AffineMap:
-        own = affine.own
-        return affine.replace(own=Blocks(own.diagonal + curvature, own.terms, own.dense))
+        """With what entropies add to own curvatures, and without the game for agents with ϱ = 0."""
+        plays = jnp.where(self.rationalities > 0, jnp.ones_like(self.rationalities), 0)
+        own, others = affine.own, affine.others
+
+        def felt(x: Array | None) -> Array | None:
+            return None if x is None else x * plays.reshape(-1, *[1] * (x.ndim - 1))
+
+        terms = tuple((plays * coefficient, matrix) for coefficient, matrix in own.terms)
+        own = Blocks(own.diagonal * plays[:, None] + curvature, terms, felt(own.dense))
+        if isinstance(others, Aggregate):
+            others = Aggregate(plays * others.sensitivity, others.B, others.reach, felt(others.left), others.held)
+        elif isinstance(others, Edges):
+            others = Edges(
+                plays * others.scale, others.weights, others.factor, others.B, felt(others.left), others.sent
+            )
+        else:
+            others = Full(plays[:, None, None, None] * others.B)
+        return AffineMap(affine.linear * plays[:, None], own, others)
 
     def _entropic(self, profile: Array, function: Callable[[Array], Array]) -> Array:
         """Times the temperatures; 0 for agents without entropy, whatever their mixture."""

@@ -125,7 +125,7 @@ class LogitNewton:
 
 def played(game: Rational, mixtures: Array) -> tuple[Array, Array]:
     """The profile and its marginals: positive for agents with entropy, also where shares have underflowed."""
-    tiny = jnp.where(game.temperatures > 0, jnp.finfo(mixtures.dtype).tiny, 0)
+    tiny = jnp.where(game.temperatures > 0, 8 * jnp.finfo(mixtures.dtype).tiny, 0)  # normal, also when renormalised
     profile = jnp.maximum(mixtures, tiny[:, None])
     return profile, game.marginals(profile)
 
