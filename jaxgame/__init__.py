@@ -20,6 +20,7 @@ from jaxgame.games import (
     Scaled,
 )
 from jaxgame.games.rational import with_rationality
+from jaxgame.inverse import Fit, fit
 from jaxgame.sharding import connect, shard
 from jaxgame.solvers import (
     AcceleratedGradient,
@@ -57,6 +58,7 @@ __all__ = [
     "Diagonal",
     "Equilibrium",
     "Extragradient",
+    "Fit",
     "Game",
     "GoldenRatio",
     "Inducement",
@@ -79,6 +81,7 @@ __all__ = [
     "connect",
     "critical_ratios",
     "excluded",
+    "fit",
     "inclusion_price",
     "induce",
     "inducement",
