@@ -8,8 +8,10 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
+import scipy.optimize
 
 MAX_STEPS = 200
+SIMPLEX_LIMIT = 6  # parameters up to which a search without derivatives pays
 FIRST_DAMPING, LEAST_DAMPING, MOST_DAMPING = 1e-3, 1e-15, 1e12
 STATIONARY = 1e-5  # cosine between the residual and what parameters can do about it
 
@@ -63,10 +65,33 @@ def minimise(
             small = np.abs(move).max() <= 4 * resolution * np.abs(ahead).max()
             theta, left, slopes = ahead, found, jacobian(ahead)
             damping = max(damping / 10, LEAST_DAMPING)
-            if small or after <= 0 or before - after <= 1e-15 * before:
+            if small or after <= 0 or before - after <= 1e-12 * before:
                 break
         elif np.abs(move).max() <= resolution * np.abs(theta).max():
             break
         else:
             damping *= 8
     return Minimum(theta, left, slopes, steps)
+
+
+def descend_kinks(
+    residual: Callable[[np.ndarray], np.ndarray],
+    jacobian: Callable[[np.ndarray], np.ndarray],
+    stuck: Minimum,
+    reach: np.ndarray,
+) -> Minimum:
+    """From where derivatives lead nowhere, on by the simplex of Nelder & Mead; reach (p,): its first size."""
+    size = len(stuck.theta)
+    if size > SIMPLEX_LIMIT:
+        return stuck
+
+    def squares(theta: np.ndarray) -> float:
+        left = residual(theta)
+        return float(left @ left) if np.isfinite(left).all() else np.inf
+
+    corners = stuck.theta + np.vstack([np.zeros((1, size)), np.diag(reach)])
+    options = dict(initial_simplex=corners, maxfev=100 * size, xatol=1e-6 * reach.min(), fatol=1e-12 * stuck.squares)
+    found = scipy.optimize.minimize(squares, stuck.theta, method="Nelder-Mead", options=options)
+    if not found.fun < stuck.squares:
+        return stuck
+    return Minimum(found.x, residual(found.x), jacobian(found.x), stuck.steps + int(found.nit))

@@ -13,15 +13,14 @@ import scipy.stats
 
 from jaxgame import _checks
 from jaxgame._pytree import pytree
-from jaxgame.games.rational import Rational, with_rationality
 from jaxgame.inverse import squares
 from jaxgame.inverse.identify import Parameters, null_space, sentences
+from jaxgame.inverse.problem import Problem
 from jaxgame.inverse.squares import Minimum
-from jaxgame.solvers.scale import measure
-from jaxgame.solving import solve
 
-SMOOTH = 20.0  # rationality, in units of 1/σ, at which a search that got stuck begins anew: nothing is excluded there
-STARTS = 6  # other starts that are looked at where the search got stuck
+SMOOTH = (2.0, 6.0, 20.0, 60.0)  # rationality, in units of 1/σ, through which a search that got stuck begins anew
+AXES = 10  # parameters up to which information is averaged over the ellipsoid of one standard error
+STARTS = 3  # other starts that are looked at where the search got stuck
 REJECTED = 0.01  # the p-value below which equilibrium counts as rejected
 
 
@@ -90,112 +89,11 @@ def _parameters(theta: Any) -> Parameters:
     if not leaves:
         raise ValueError("theta has no numbers, expected at least one parameter")
     for leaf in leaves:
-        if not np.issubdtype(np.result_type(leaf), np.floating):
-            raise ValueError(f"theta has a leaf of type {np.result_type(leaf)}, expected floats")
+        if not jnp.issubdtype(jnp.result_type(leaf), jnp.floating):
+            raise ValueError(f"theta has a leaf of type {jnp.result_type(leaf)}, expected floats")
         if not np.isfinite(np.asarray(leaf)).all():
             raise ValueError("theta has a number that is not finite, expected finite numbers to start from")
     return Parameters(jax.tree.map(jnp.asarray, theta))
-
-
-class Problem:
-    """Residuals and their derivatives, in units of the noise, as functions of the flattened parameters."""
-
-    def __init__(self, build: Callable[..., Any], parameters: Parameters, observed: Any, settings: Any, noise: Any):
-        self.build, self.parameters = build, parameters
-        self.dtype = _checks.float_dtype(observed)
-        observed = np.asarray(_checks.array("observed", observed, self.dtype), np.float64)
-        if observed.ndim not in (2, 3):
-            raise ValueError(f"observed has shape {observed.shape}, expected (n, D) or (k, n, D)")
-        self.shape, self.repeats = observed.shape, settings is None
-        self.observed = observed if observed.ndim == 3 else observed[None]
-        self.settings = None if settings is None else _settings(settings, observed)
-        self.weights = _weights(noise, observed.shape).reshape(self.observed.shape)
-        self.known = not isinstance(noise, str)
-        self._check(self.tree(parameters.vector))
-
-    def tree(self, vector: np.ndarray) -> Any:
-        return self.parameters.tree(vector)
-
-    def profiles(self, vector: np.ndarray, rationality: float | None = None) -> np.ndarray:
-        """(k, n, D); NaN where no equilibrium was found."""
-        found = _profiles(self.build, self.tree(vector), self.settings, rationality)
-        return np.broadcast_to(np.asarray(found, np.float64), self.observed.shape)
-
-    def residual(self, vector: np.ndarray, rationality: float | None = None) -> np.ndarray:
-        """(N,) in units of the noise, 0 where nothing was observed."""
-        return (self.weights * (self.profiles(vector, rationality) - self.observed)).ravel()
-
-    def jacobian(self, vector: np.ndarray, rationality: float | None = None) -> np.ndarray:
-        """(N, p) of the residual; 0 for what has no derivative."""
-        slopes = _slopes(self.build, self.tree(vector), self.settings, rationality)
-        columns = [np.asarray(slope, np.float64).reshape(*np.shape(slope)[:3], -1) for slope in jax.tree.leaves(slopes)]
-        dense = np.concatenate(columns, -1)
-        dense = np.broadcast_to(dense, (*self.observed.shape, dense.shape[-1]))
-        dense = self.weights[..., None] * np.where(np.isfinite(dense), dense, 0)
-        return dense.reshape(-1, dense.shape[-1])
-
-    def _check(self, theta: Any) -> None:
-        setting = None if self.settings is None else jax.tree.map(lambda leaf: leaf[0], self.settings)
-        game = _game(self.build, theta, setting)
-        if (game.n_agents, game.n_groups) != self.observed.shape[1:]:
-            raise ValueError(
-                f"observed has shape {self.shape}, expected mixtures of shape {(game.n_agents, game.n_groups)}, as "
-                "build(theta) has agents and groups"
-            )
-
-
-def _settings(settings: Any, observed: np.ndarray) -> Any:
-    leaves = jax.tree.leaves(settings)
-    if observed.ndim != 3:
-        raise ValueError(f"observed has shape {observed.shape}, expected (k, n, D), one entry for each of k settings")
-    for leaf in leaves:
-        if np.ndim(leaf) == 0 or len(leaf) != len(observed):
-            raise ValueError(f"settings has a leaf of shape {np.shape(leaf)}, expected a leading axis {len(observed)}")
-    if not leaves:
-        raise ValueError("settings has no numbers; leave it out if there is one setting")
-    return jax.tree.map(jnp.asarray, settings)
-
-
-def _weights(noise: Any, shape: tuple[int, ...]) -> np.ndarray:
-    """1 / standard error; 0 where nothing was observed."""
-    if isinstance(noise, str):
-        if noise != "gaussian":
-            raise ValueError(f"noise is {noise!r}, expected 'gaussian' or an array of standard errors like observed")
-        return np.ones(shape)
-    errors = np.asarray(noise, np.float64)
-    if errors.shape != shape:
-        raise ValueError(f"noise has shape {errors.shape}, expected that of observed, {shape}")
-    if (bad := ~np.isnan(errors) & ~(errors > 0)).any() or np.isinf(errors).any():
-        at = tuple(np.argwhere(bad | np.isinf(errors))[0])
-        raise ValueError(f"noise{[int(i) for i in at]} is {errors[at]}, expected a positive number or NaN")
-    return np.where(np.isnan(errors), 0, 1 / np.where(np.isnan(errors), 1, errors))
-
-
-def _game(build: Callable[..., Any], theta: Any, setting: Any) -> Any:
-    return build(theta) if setting is None else build(theta, setting)
-
-
-def _shown(build: Callable[..., Any], theta: Any, settings: Any, rationality: Any) -> Any:
-    """Equilibrium mixtures in all settings, (k, n, D); (1, n, D) without settings."""
-
-    def one(setting: Any) -> Any:
-        game = _game(build, theta, setting)
-        if rationality is not None and not isinstance(game, Rational):
-            game = with_rationality(game, rationality / measure(game, jnp.result_type(float)).sigma)
-        found = solve(game)
-        return jnp.where(found.converged, found.profile, jnp.nan)
-
-    return one(None)[None] if settings is None else jax.vmap(one)(settings)
-
-
-@functools.partial(jax.jit, static_argnums=0)
-def _profiles(build: Callable[..., Any], theta: Any, settings: Any, rationality: Any) -> Any:
-    return _shown(build, theta, settings, rationality)
-
-
-@functools.partial(jax.jit, static_argnums=0)
-def _slopes(build: Callable[..., Any], theta: Any, settings: Any, rationality: Any) -> Any:
-    return jax.jacfwd(lambda theta: _shown(build, theta, settings, rationality))(theta)
 
 
 def _search(problem: Problem) -> Minimum:
@@ -205,19 +103,10 @@ def _search(problem: Problem) -> Minimum:
     if best is not None and (best.stationary or _is_exact(problem, best)) and np.any(best.jacobian):
         return best
     units, random = problem.parameters.units(start), np.random.default_rng(0)
-    smooth = (
-        functools.partial(problem.residual, rationality=SMOOTH),
-        functools.partial(problem.jacobian, rationality=SMOOTH),
-    )
-    guesses = [] if best is None else [best.theta]
-    if (rough := squares.minimise(*smooth, start, eps)) is not None:
-        guesses.append(rough.theta)
-    guesses += [
-        start * np.exp(random.normal(size=len(start))) + 0.1 * units * random.normal(size=len(start))
-        for _ in range(STARTS)
-    ]
+    guesses = [_through_smooth_games(problem, start, eps)]
+    guesses += [start * np.exp(x) + 0.1 * units * y for x, y in random.normal(size=(STARTS, 2, len(start)))]
     found = [best] if best is not None else []
-    for guess in guesses[len(found) :]:
+    for guess in guesses:
         if (other := squares.minimise(problem.residual, problem.jacobian, guess, eps)) is not None:
             found.append(other)
     if not found:
@@ -225,7 +114,21 @@ def _search(problem: Problem) -> Minimum:
             "theta: no equilibrium of build(theta) was found at the start or near it; solve(build(theta)).message says "
             "why"
         )
-    return min(found, key=lambda minimum: minimum.squares)
+    best = min(found, key=lambda minimum: minimum.squares)
+    if best.stationary or _is_exact(problem, best):
+        return best
+    return squares.descend_kinks(problem.residual, problem.jacobian, best, 0.05 * units)
+
+
+def _through_smooth_games(problem: Problem, theta: np.ndarray, eps: float) -> np.ndarray:
+    """Fits of logit responses, rougher agents first: nothing is excluded, and every derivative leads somewhere."""
+    for level in SMOOTH:
+        rationality = level / problem.size(theta)
+        residual = functools.partial(problem.residual, rationality=rationality)
+        jacobian = functools.partial(problem.jacobian, rationality=rationality)
+        found = squares.minimise(residual, jacobian, theta, eps)
+        theta = theta if found is None else found.theta
+    return theta
 
 
 def _is_exact(problem: Problem, minimum: Minimum) -> bool:
@@ -244,8 +147,7 @@ def _judged(problem: Problem, found: Minimum) -> Fit:
     predicted = problem.profiles(found.theta)
     degrees = _informative(problem, predicted) - len(known)
     variance = 1.0 if problem.known else (found.squares / degrees if degrees > 0 else np.nan)
-    inner = known @ (scaled.T @ scaled) @ known.T
-    covariance = units[:, None] * (known.T @ np.linalg.pinv(inner, hermitian=True) @ known) * units[None] * variance
+    covariance = units[:, None] * _covariance(problem, found, known, units, variance) * units[None]
     identified = (flat**2).sum(0) < 1e-6
     errors = np.where(identified, np.sqrt(np.diag(covariance)), np.nan)
     p_value = _lack_of_fit(problem, found, predicted, degrees, len(known))
@@ -266,6 +168,29 @@ def _judged(problem: Problem, found: Minimum) -> Fit:
         unidentified=words,
         message=_message(problem, found, words, p_value, degrees),
     )
+
+
+def _covariance(problem: Problem, found: Minimum, known: np.ndarray, units: np.ndarray, variance: float) -> np.ndarray:
+    """The inverse of the Fisher information on what is known, (p, p) in units.
+
+    Of its mean over the estimate and the ends of the main axes of the ellipsoid of one standard error: where a kink is
+    within the noise, what the data tell differs from side to side.
+    """
+
+    def inverse(information: np.ndarray) -> np.ndarray:
+        return known.T @ np.linalg.pinv(information, hermitian=True) @ known * variance
+
+    def information(jacobian: np.ndarray) -> np.ndarray:
+        inner = (jacobian * units) @ known.T
+        return inner.T @ inner
+
+    at = [information(found.jacobian)]
+    if len(units) <= AXES and np.isfinite(variance):
+        values, axes = np.linalg.eigh(inverse(at[0]))
+        for value, axis in zip(values, axes.T, strict=True):
+            reach = min(max(value, 0.0) ** 0.5, 0.5)
+            at += [information(problem.jacobian(found.theta + s * reach * units * axis)) for s in (-1, 1) if reach > 0]
+    return inverse(np.mean(at, 0))
 
 
 def _complement(directions: np.ndarray, size: int) -> np.ndarray:
