@@ -6,6 +6,7 @@ from jaxgame.bounds import Bounds
 from jaxgame.certificate.certify import Certificate, certify
 from jaxgame.certificate.multiplicity import Probe, probe
 from jaxgame.closed_form import closed_form
+from jaxgame.dynamics import Simulation, simulate
 from jaxgame.equilibrium import Equilibrium
 from jaxgame.exclusion import critical_ratios, excluded, inclusion_price, under_represented
 from jaxgame.games import (
@@ -18,6 +19,22 @@ from jaxgame.games import (
     Network,
     QuadraticGame,
     Scaled,
+)
+from jaxgame.games.rational import with_rationality
+from jaxgame.inverse import Fit, fit
+from jaxgame.maps import (
+    Boundaries,
+    Event,
+    Path,
+    Region,
+    Regions,
+    Sweep,
+    Threshold,
+    boundaries,
+    path,
+    regions,
+    sweep,
+    thresholds,
 )
 from jaxgame.sharding import connect, shard
 from jaxgame.solvers import (
@@ -49,13 +66,16 @@ __all__ = [
     "AcceleratedGradient",
     "AggregativeNewton",
     "AlignmentGame",
+    "Boundaries",
     "Bounds",
     "Certificate",
     "ConcaveGame",
     "Dense",
     "Diagonal",
     "Equilibrium",
+    "Event",
     "Extragradient",
+    "Fit",
     "Game",
     "GoldenRatio",
     "Inducement",
@@ -64,30 +84,41 @@ __all__ = [
     "Network",
     "Newton",
     "OptimisticGradient",
+    "Path",
     "Plan",
     "Probe",
     "ProjectedGradient",
     "QuadraticGame",
+    "Region",
+    "Regions",
     "Scaled",
     "Sensitivity",
+    "Simulation",
     "Solver",
     "Stream",
     "Streamed",
+    "Sweep",
+    "Threshold",
+    "boundaries",
     "certify",
     "closed_form",
     "connect",
     "critical_ratios",
     "excluded",
+    "fit",
     "inclusion_price",
     "induce",
     "inducement",
     "objectives",
     "open_stream",
+    "path",
     "policies",
     "probe",
+    "regions",
     "sensitivity",
     "shard",
     "simplex",
+    "simulate",
     "solve",
     "solve_many",
     "solve_stream",
@@ -95,5 +126,8 @@ __all__ = [
     "steer_to_floor",
     "steering",
     "surveys",
+    "sweep",
+    "thresholds",
     "under_represented",
+    "with_rationality",
 ]

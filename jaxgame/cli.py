@@ -23,6 +23,7 @@ from typer.core import TyperGroup
 from jaxgame import usage
 from jaxgame.alignment import command as alignment
 from jaxgame.config import StudyOptions
+from jaxgame.sweep_command import sweep
 
 NOT_CERTIFIED, BAD_INPUT, INTERRUPTED = 1, 2, 130
 
@@ -315,6 +316,9 @@ def steer(
     _console().print(words, markup=False)
     if not plan.success:
         raise typer.Exit(NOT_CERTIFIED)
+
+
+app.command(epilog=usage.SWEEP)(sweep)
 
 
 @app.command()

@@ -42,7 +42,7 @@ def corrections(game: Any) -> int | None:
     ratio = _own_part(game)
     if not _checks.concrete(ratio) or not float(ratio) <= FEW:
         return None
-    return max(1, math.ceil(math.log(float(jnp.finfo(ratio.dtype).eps)) / math.log(max(float(ratio), 1e-16))))
+    return max(1, math.ceil(math.log(float(jnp.finfo(ratio.dtype).eps)) / math.log(max(float(ratio), 1e-16))) - 1)
 
 
 @jax.jit
@@ -59,7 +59,7 @@ def tangent(game: Any, change: Any, profile: Array, valid: Array, rounds: int, s
     """
     members, changes = jax.jvp(lambda game: game.members(lambda x: x), (game,), (change,))
     aggregate = averaged(members.weight, profile)
-    size = block_size(profile.shape[0], profile.shape[1], profile.dtype, True)
+    size = _even(profile.shape[0], block_size(profile.shape[0], profile.shape[1], profile.dtype))
     blocks = functools.partial(_over_blocks, members, profile, size)
     responses, shares = _to_aggregate(members, profile, size)
 
@@ -112,6 +112,11 @@ def tangent(game: Any, change: Any, profile: Array, valid: Array, rounds: int, s
 
     _, moves = blocks(changes, everyone, lambda carry, part: (carry, part), None)
     return moves, shown
+
+
+def _even(n: int, size: int) -> int:
+    """A block size up to `size` that leaves no rest of n, which would cost a copy of all; unless none is near."""
+    return next((k for k in range(size, size // 2, -1) if n % k == 0), size)
 
 
 def _moved(here: Members, moved: Members, mixture: Array, aggregate: Array, felt: Array, rounds: int) -> Array:

@@ -8,7 +8,7 @@ import pytest
 import jaxgame as jg
 from jaxgame import solving
 from jaxgame.games import subsidised
-from jaxgame.solvers import population, settle
+from jaxgame.solvers import population, respond, settle
 from jaxgame.solvers.columns import waterfill
 from jaxgame.solvers.scale import measure
 
@@ -19,8 +19,8 @@ def small(monkeypatch):
     monkeypatch.setattr(settle, "POPULOUS", 1)
     monkeypatch.setattr(settle, "LEAST", 64)
     monkeypatch.setattr(settle, "SHARE", 4)
-    monkeypatch.setattr(population, "CLOSED_BYTES", 1)
-    monkeypatch.setattr(population, "MATRIX_BYTES", 1)
+    monkeypatch.setattr(population, "BLOCK_BYTES", 1)
+    monkeypatch.setattr(respond, "LOT", 40)
     jax.clear_caches()
     yield
     jax.clear_caches()

@@ -20,7 +20,7 @@ from jaxgame.solvers import parts
 from jaxgame.solvers.columns import agents_last, over_groups, tree
 from jaxgame.solvers.respond import is_closed, respond
 
-CLOSED_BYTES, MATRIX_BYTES = 2**20, 2**18  # of one (D, b) array: measured, benchmarks/README.md
+BLOCK_BYTES = 2**20  # of one (D, b) array: measured, benchmarks/README.md
 LANES = 128
 CHUNK = 1024  # agents whose mixtures are added up one by one
 RUN = 8  # neighbours that are sampled together: whole cache lines
@@ -42,11 +42,9 @@ class Answer:
     spread: Array
 
 
-def block_size(n: int, n_groups: int, dtype: Any, closed: bool) -> int:
-    """Agents at a time. Where responses are formulas, enough to share a block's work among cores; else, what stays in
-    cache.
-    """
-    size = (CLOSED_BYTES if closed else MATRIX_BYTES) // (jnp.dtype(dtype).itemsize * n_groups)
+def block_size(n: int, n_groups: int, dtype: Any) -> int:
+    """Agents at a time: enough to share a block's work among cores."""
+    size = BLOCK_BYTES // (jnp.dtype(dtype).itemsize * n_groups)
     return min(n, max(size // LANES * LANES, LANES))
 
 
@@ -70,7 +68,7 @@ def answer(
     dtype = aggregate.dtype
     first = game.members(lambda x: x[:1])
     closed, felt = is_closed(first), (first.B * aggregate[None]).sum(1)
-    size = block_size(n, n_groups, dtype, closed)
+    size = block_size(n, n_groups, dtype)
 
     def block(k: Array, carry: tuple) -> tuple:
         total, shown, (*bounds, most), profile = carry

@@ -7,6 +7,7 @@ of the aggregate adds to its curvature is small where agents are many: taken fro
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable
 
 import jax
@@ -19,8 +20,10 @@ from jaxgame.games.affine import Blocks
 from jaxgame.games.members import Members
 from jaxgame.solvers.columns import over_groups, waterfill
 
+FACE_STEPS = 4  # of conjugate gradients in a round: the face may be the wrong one
 ROUNDS = 60  # of one block; an agent that has not settled by then shows in the error
-SHRINK, SMALL = 8, 512  # one agent in so many goes on by itself, in blocks of more than so many
+ROUNDING = 4  # units of it
+LOT, SHRINK = 512, 8  # agents that go together, and which part of them goes on with those of other lots
 
 
 @pytree()
@@ -83,20 +86,43 @@ def _closed(members: Members, linear: Array, tol: Array) -> Response:
     return Response(found.mixture, found.error, found.slip + felt * moved, found.gap + felt * moved)
 
 
+def _iterated(members: Members, linear: Array, start: Array, tol: Array) -> Response:
+    """Lot by lot until few are left in each, and these by themselves."""
+    count = linear.shape[1]
+    if count <= LOT:
+        return _settled(members, linear, start, tol, 0)[0]
+    lots, few = -(-count // LOT), LOT // SHRINK
+
+    def lot(k: Array, found: tuple[Response, Array]) -> tuple[Response, Array]:
+        # The last lot overlaps the one before.
+        first = jnp.minimum(k * LOT, count - LOT)
+        part = functools.partial(lax.dynamic_slice_in_dim, start_index=first, slice_size=LOT)
+        columns = functools.partial(part, axis=1)
+        new = _settled(members.rows(part), columns(linear), columns(start), tol, few)
+        put = functools.partial(lax.dynamic_update_slice_in_dim, start_index=first, axis=-1)
+        return jax.tree.map(put, found, new)
+
+    none = jnp.zeros(count, linear.dtype)
+    found, late = lax.fori_loop(0, lots, lot, (Response(jnp.zeros_like(linear), none, none, none), none > 0))
+    left = jnp.nonzero(late, size=lots * few, fill_value=0)[0]
+    rest = _iterated(members.rows(lambda x: x[left]), linear[:, left], found.mixture[:, left], tol)
+    return jax.tree.map(lambda all, some: all.at[..., left].set(some), found, rest)
+
+
 @pytree()
 class _Trial:
-    """A mixture (D, b) on its way, what it costs in marginal utility, and the last proximal step from it."""
+    """Where a proximal step leads (D, b)."""
 
     mixture: Array
-    image: Array  # M w
-    ahead: Array
-    moved: Array  # (b,) by the proximal step: the natural residual
+    image: Array  # M of it
+    moved: Array  # (b,) by the step: the natural residual of where it began
     gap: Array
 
 
-def _iterated(members: Members, linear: Array, start: Array, tol: Array) -> Response:
-    blocks, count = members.curvature, linear.shape[1]
-    size = majoriser(blocks, count)
+def _settled(members: Members, linear: Array, start: Array, tol: Array, few: int) -> tuple[Response, Array]:
+    """Rounds until no more than `few` agents are late; and who they are."""
+    blocks = members.curvature
+    size = majoriser(blocks, linear.shape[1])
 
     def product(mixture: Array) -> Array:
         out = blocks.diagonal.T * mixture
@@ -113,14 +139,16 @@ def _iterated(members: Members, linear: Array, start: Array, tol: Array) -> Resp
     def stepped(mixture: Array, image: Array) -> _Trial:
         slope = target(mixture) - image
         ahead, _, _ = waterfill(slope + size[None] * mixture, size[None])
-        moved = jnp.sqrt(over_groups(jnp.add, (ahead - mixture) ** 2))
+        moved = jnp.sqrt(over_groups(jnp.add, [x * x for x in ahead - mixture]))
         range_ = over_groups(jnp.maximum, slope) - over_groups(jnp.minimum, slope)
-        return _Trial(mixture, image, ahead, moved, moved * (2**0.5 * size + slope.shape[0] ** 0.5 * range_))
+        gap = moved * (2**0.5 * size + slope.shape[0] ** 0.5 * range_)
+        return _Trial(ahead, product(ahead), moved, gap)
 
     # Below that there is nothing but rounding.
     range_ = over_groups(jnp.maximum, linear) - over_groups(jnp.minimum, linear)
-    wanted, tol = tol, tol + 8 * jnp.finfo(linear.dtype).eps * range_ / size
-    few = count // SHRINK if count > SMALL else 0
+    tol = tol + ROUNDING * jnp.finfo(linear.dtype).eps * range_ / size
+    # The last ones are those whose faces are large and ill-conditioned.
+    steps = FACE_STEPS if few else linear.shape[0]
 
     def unsettled(carry: tuple[_Trial, Array]) -> Array:
         now, k = carry
@@ -128,61 +156,56 @@ def _iterated(members: Members, linear: Array, start: Array, tol: Array) -> Resp
 
     def again(carry: tuple[_Trial, Array]) -> tuple[_Trial, Array]:
         now, k = carry
-        goal, image = target(now.mixture), product(now.ahead)
-        move, bent = _on_face(product, goal - image, now.ahead, tol * size)
-        # As far as the first weight that reaches zero; or to the end, and back to the simplex: what is worth more.
-        short = jnp.where(move < -now.ahead, -now.ahead / jnp.where(move < -now.ahead, move, -1), 1)
-        length = over_groups(jnp.minimum, short)[None]
-        near, near_image = now.ahead + length * move, image + length * bent
-        far, _, _ = waterfill((now.ahead + move) * size[None], size[None])
-        far_image = product(far)
-        gain = far * (goal - far_image / 2) - near * (goal - near_image / 2)
-        better = over_groups(jnp.add, gain)[None] > 0
-        return stepped(jnp.where(better, far, near), jnp.where(better, far_image, near_image)), k + 1
+        return stepped(*_improved(product, target(now.mixture), now.mixture, now.image, steps)), k + 1
 
     now, _ = lax.while_loop(unsettled, again, (stepped(start, product(start)), jnp.zeros((), int)))
-    found = Response(now.ahead, now.moved, jnp.zeros_like(now.moved), now.gap)
-    if not few:
-        return found
-    # The few that are left go on by themselves.
-    left = jnp.nonzero(now.moved > tol, size=few, fill_value=0)[0]
-    rest = _iterated(members.rows(lambda x: x[left]), linear[:, left], now.ahead[:, left], wanted)
-    return jax.tree.map(lambda all, some: all.at[..., left].set(some), found, rest)
+    return Response(now.mixture, now.moved, jnp.zeros_like(now.moved), now.gap), now.moved > tol
 
 
-def _on_face(product: Callable[[Array], Array], slope: Array, mixture: Array, tol: Array) -> tuple[Array, Array]:
-    """The move from a mixture to the best point of its face's plane, by conjugate gradients, and the move's image.
+def _improved(
+    product: Callable[[Array], Array], linear: Array, mixture: Array, image: Array, steps: int
+) -> tuple[Array, Array]:
+    """A mixture that is better than another by some conjugate gradients on its face, and its image.
 
-    To a per cent of where they start: the face may be the wrong one.
+    As far as the first weight that reaches zero, or to the end and back to the simplex: what is worth more.
     """
-    face = mixture > 0
-    on = jnp.where(face, jnp.ones_like(mixture), 0)
-    share = 1 / over_groups(jnp.add, on)
+    move = _on_face(product, linear - image, mixture, steps)
+    bent = product(move)
+    short = [jnp.where(m < -w, w / jnp.where(m < -w, -m, 1), 1) for m, w in zip(move, mixture, strict=True)]
+    length = over_groups(jnp.minimum, short)[None]
+    near, near_image = mixture + length * move, image + length * bent
+    far = jnp.maximum(mixture + move, 0)
+    far = far * (1 / over_groups(jnp.add, far))[None]
+    far_image = product(far)
+    gain = far * (linear - far_image / 2) - near * (linear - near_image / 2)
+    better = over_groups(jnp.add, list(gain))[None] > 0
+    return jnp.where(better, far, near), jnp.where(better, far_image, near_image)
+
+
+def _on_face(product: Callable[[Array], Array], slope: Array, mixture: Array, steps: int) -> Array:
+    """The move from a mixture towards the best point of its face's plane, by so many conjugate gradients."""
+    on = jnp.where(mixture > 0, jnp.ones_like(mixture), 0)
+    count = over_groups(jnp.add, on)
+
+    def inner(x: Array, y: Array) -> Array:
+        return over_groups(jnp.add, [a * b for a, b in zip(x, y, strict=True)])
 
     def tangent(x: Array) -> Array:
-        return jnp.where(face, x - (over_groups(jnp.add, x * on) * share)[None], 0)
+        return on * (x - (inner(x, on) / count)[None])
+
+    def step(_: Array, carry: tuple[Array, ...]) -> tuple[Array, ...]:
+        move, left, ahead, square = carry
+        image = product(ahead)
+        bend = inner(ahead, image)
+        length = (jnp.where(bend > 0, square, 0) / jnp.where(bend > 0, bend, 1))[None]
+        left = left - length * tangent(image)
+        new = inner(left, left)
+        onward = left + (new / jnp.where(square > 0, square, 1))[None] * ahead
+        return move + length * ahead, left, onward, new
 
     left = tangent(slope)
-    begin = over_groups(jnp.add, left * left)
-    enough = jnp.maximum((tol / 4) ** 2, 1e-4 * begin)
-
-    def unsettled(carry: tuple[Array, ...]) -> Array:
-        *_, square, k = carry
-        return (square > enough).any() & (k < mixture.shape[0])
-
-    def step(carry: tuple[Array, ...]) -> tuple[Array, ...]:
-        move, bent, left, ahead, square, k = carry
-        image = product(ahead)
-        bend = over_groups(jnp.add, ahead * image)
-        length = jnp.where(bend > 0, square / jnp.where(bend > 0, bend, 1), 0)[None]
-        left = left - length * tangent(image)
-        new = over_groups(jnp.add, left * left)
-        ratio = jnp.where(square > 0, new / jnp.where(square > 0, square, 1), 0)[None]
-        return move + length * ahead, bent + length * image, left, left + ratio * ahead, new, k + 1
-
-    zero = jnp.zeros_like(mixture)
-    move, bent, *_ = lax.while_loop(unsettled, step, (zero, zero, left, left, begin, jnp.zeros((), int)))
-    return move, bent
+    begin = jnp.zeros_like(mixture), left, left, inner(left, left)
+    return lax.fori_loop(0, steps, step, begin, unroll=steps <= FACE_STEPS)[0]
 
 
 def majoriser(blocks: Blocks, n: int) -> Array:

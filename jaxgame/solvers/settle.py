@@ -27,7 +27,10 @@ SAMPLE_STEPS = 40
 SLOW = 0.1  # ratio of misses that is not worth a pass
 SHORTEST = 2.0**-20  # of a Newton step
 LEAST = 4096  # agents that are sampled
-SHARE = 16  # of all agents, where their responses are formulas: one in so many
+SHARE, MOST = (
+    8,
+    100_000,
+)  # where their responses are formulas: one agent in so many, up to what leaves two passes to 1e-6
 
 
 @pytree()
@@ -170,7 +173,7 @@ def settle(game: Any, start: Array, tol: Array, max_steps: Array, record: int = 
 def sample_size(n: int, closed: bool, parts: int = 1) -> int:
     """How many of the n agents that each of so many parts holds are sampled."""
     least = -(-LEAST // parts)
-    return max(least, n // SHARE) if closed else least
+    return max(least, min(n // SHARE, MOST // parts)) if closed else least
 
 
 def of_sample(few: Any, start: Array, axis: str | None = None) -> Search:
@@ -197,7 +200,7 @@ def of_sample(few: Any, start: Array, axis: str | None = None) -> Search:
 
 def precision(miss: Array) -> Array:
     """To which responses are needed: the natural residual of an agent is its error over its condition number."""
-    return jnp.clip(1e-4 * miss, 16 * jnp.finfo(miss.dtype).eps, 1e-3)
+    return jnp.clip(1e-4 * miss, 4 * jnp.finfo(miss.dtype).eps, 1e-3)
 
 
 def ahead(search: Search, proof: Proof, tol: Array, max_steps: Array) -> tuple[Array, Array]:
