@@ -6,6 +6,7 @@ from jaxgame.bounds import Bounds
 from jaxgame.certificate.certify import Certificate, certify
 from jaxgame.certificate.multiplicity import Probe, probe
 from jaxgame.closed_form import closed_form
+from jaxgame.dynamics import Simulation, simulate
 from jaxgame.equilibrium import Equilibrium
 from jaxgame.exclusion import critical_ratios, excluded, inclusion_price, under_represented
 from jaxgame.games import (
@@ -21,6 +22,20 @@ from jaxgame.games import (
 )
 from jaxgame.games.rational import with_rationality
 from jaxgame.inverse import Fit, fit
+from jaxgame.maps import (
+    Boundaries,
+    Event,
+    Path,
+    Region,
+    Regions,
+    Sweep,
+    Threshold,
+    boundaries,
+    path,
+    regions,
+    sweep,
+    thresholds,
+)
 from jaxgame.sharding import connect, shard
 from jaxgame.solvers import (
     AcceleratedGradient,
@@ -51,12 +66,14 @@ __all__ = [
     "AcceleratedGradient",
     "AggregativeNewton",
     "AlignmentGame",
+    "Boundaries",
     "Bounds",
     "Certificate",
     "ConcaveGame",
     "Dense",
     "Diagonal",
     "Equilibrium",
+    "Event",
     "Extragradient",
     "Fit",
     "Game",
@@ -67,15 +84,22 @@ __all__ = [
     "Network",
     "Newton",
     "OptimisticGradient",
+    "Path",
     "Plan",
     "Probe",
     "ProjectedGradient",
     "QuadraticGame",
+    "Region",
+    "Regions",
     "Scaled",
     "Sensitivity",
+    "Simulation",
     "Solver",
     "Stream",
     "Streamed",
+    "Sweep",
+    "Threshold",
+    "boundaries",
     "certify",
     "closed_form",
     "connect",
@@ -87,11 +111,14 @@ __all__ = [
     "inducement",
     "objectives",
     "open_stream",
+    "path",
     "policies",
     "probe",
+    "regions",
     "sensitivity",
     "shard",
     "simplex",
+    "simulate",
     "solve",
     "solve_many",
     "solve_stream",
@@ -99,6 +126,8 @@ __all__ = [
     "steer_to_floor",
     "steering",
     "surveys",
+    "sweep",
+    "thresholds",
     "under_represented",
     "with_rationality",
 ]

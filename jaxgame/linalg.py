@@ -64,6 +64,12 @@ def is_positive_semidefinite(matrices: Array, tolerance: Array) -> Array:
     tolerance = jnp.maximum(tolerance, jnp.finfo(matrices.dtype).tiny)  # for a matrix of zeros, which is semidefinite
     reduced = reduced + tolerance[..., None, None] * metric.reshape((1,) * (matrices.ndim - 2) + metric.shape)
 
+    return has_positive_pivots(reduced)
+
+
+def has_positive_pivots(matrices: Array) -> Array:
+    """Whether every pivot of the elimination of symmetric (…, D, D) is positive: of positive definite ones they are."""
+
     def sweep(k: Array, carry: tuple[Array, Array]) -> tuple[Array, Array]:
         a, positive = carry
         row = lax.dynamic_index_in_dim(a, k, -2)
@@ -72,7 +78,7 @@ def is_positive_semidefinite(matrices: Array, tolerance: Array) -> Array:
         a = a - lax.dynamic_index_in_dim(a, k, -1) * row / jnp.where(good, pivot, 1)
         return a, positive & good[..., 0, 0]
 
-    return lax.fori_loop(0, n_groups - 1, sweep, (reduced, jnp.ones(matrices.shape[:-2], bool)))[1]
+    return lax.fori_loop(0, matrices.shape[-1], sweep, (matrices, jnp.ones(matrices.shape[:-2], bool)))[1]
 
 
 def norm_bound(matrices: Array) -> Array:

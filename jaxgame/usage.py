@@ -65,12 +65,12 @@ same names as arrays; what stands in a table has a dot, as in coupling.B). Names
 AlignmentGame and QuadraticGame; n agents, D groups.
 
 [bold]kind = "alignment"[/bold]: targets (n, D), kernel (D, D), appeal (n, D) or (D,); optional attractiveness,
-consistency, diversity, diversity_form, consistency_metric, spread, reach, and a table coupling with weights (n, n) or
-edges (m, 3: i, j, weight).
+consistency, diversity, diversity_form, consistency_metric, spread, reach, multiplicity, and a table coupling with
+weights (n, n) or edges (m, 3: i, j, weight).
 
 [bold]kind = "quadratic"[/bold]: linear (n, D); curvature: a number, (n,), (D, D) or (n, D, D), or a table with
-diagonal, or with scale and matrix; a table coupling with kind = "mean-field" (B; optional sensitivity, reach, atomic,
-include_self), "network" (weights or edges; optional B) or "dense" (B (n, n, D, D)).
+diagonal, or with scale and matrix; a table coupling with kind = "mean-field" (B; optional sensitivity, reach,
+multiplicity, atomic, include_self), "network" (weights or edges; optional B) or "dense" (B (n, n, D, D)).
 
 Both: optional groups, a list of D names.
 
@@ -111,4 +111,51 @@ jaxgame stream population/
 jaxgame stream population/ --out results/mine --profile --checkpoint /scratch/mine
 
 Exit code 1: not converged; 2: bad input, by file, block and agent; 130: interrupted.
+""")
+
+SWEEP = _paragraphs("""
+[bold]What is mapped[/bold]: the equilibrium of a survey's population at every point of a grid. Axes are levels of the
+game: [bold]attractiveness[/bold] α, [bold]consistency[/bold] γ, [bold]diversity[/bold] δ (see `jaxgame study --help`);
+what is no axis keeps its value. With γ = 1 the axes attractiveness and diversity are α/γ and δ/γ, on which alone the
+equilibrium depends.
+
+[bold]How to read the map[/bold]: a colour says how many groups no agent represents. Lines are where a group falls out
+or comes back, each of their points found by bisection to 1e-10. Hatched once: the equilibrium is not proved to be the
+only one. Such points are solved from the uniform profile, from both ends of every axis, and from --starts other
+profiles; hatched twice: these led to different equilibria. Black: none was found.
+
+[bold]Examples[/bold]
+
+jaxgame sweep --x attractiveness=0:1:200 --y diversity=0:2:200
+
+jaxgame sweep --x attractiveness=0:2:500 --survey gss2018-ideology-age --out results/curves
+
+jaxgame sweep --x attractiveness=0:1:100 --y diversity=0:1.5:100 --diversity-form centroid --agents 20
+
+[bold]Files[/bold] in --out: sweep.npz (all arrays; in Python jg.Sweep.load), report.json, and the figure phase as PNG
+and SVG. After Ctrl-C or a crash the same command goes on from what is finished, to the same file. Exit code 1: some
+points have no equilibrium; 2: bad input; 130: interrupted.
+""")
+
+ALIGN = _paragraphs("""
+[bold]What happens[/bold]: a small language model learns what each group of the survey answered, as templated sentences.
+The game is measured from what these models say; its equilibrium predicts which mixture of groups every agent becomes.
+Each agent is then made: as the mixture itself, and as a single model, by distillation and by reinforcement learning
+with the mixture's reward. Text is drawn from all of them, and who speaks in it is estimated from the text alone. Then
+one addition to everyone's appeal brings every group to --floor of its share, and it all happens again.
+
+[bold]Examples[/bold]
+
+jaxgame align
+
+jaxgame align --survey gss2018-ideology-age --groups all --out results/align-9
+
+jaxgame align --model smollm2
+
+[bold]Groups[/bold]: neighbours among seven or nine groups say nearly the same, and no text of this size tells them
+apart. Pooled to three, promises are checked; with all, errors are reported beside the least that is possible.
+
+[bold]Files[/bold] in --out: report.md, report.json, the figure text. A run that was stopped goes on from --work, and
+so does one that has ended; delete that folder to begin anew. Exit code 1: a promise was not kept; 2: bad input; 130:
+interrupted.
 """)

@@ -1,8 +1,8 @@
 """From a survey to text and back: what the theory predicts of a population, and what its text says of it (theory §8).
 
 The survey's groups become language models; the game is measured from what these say; its equilibrium predicts every
-agent's mixture; each agent's policy is realised, as the mixture itself and as single models; text is drawn from them, and
-the mixture is estimated from the text. Then the population is steered, and all of it is done again.
+agent's mixture; each agent's policy is realised, as the mixture itself and as single models; text is drawn from them,
+and the mixture is estimated from the text. Then the population is steered, and all of it is done again.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ from jaxgame.exclusion import excluded
 from jaxgame.games import AlignmentGame
 from jaxgame.policies import realise
 from jaxgame.policies.estimate import MixtureEstimate, estimate_mixture
-from jaxgame.policies.groups import Quality, answer_law, measured, quality, train_groups
+from jaxgame.policies.groups import STEPS, Quality, answer_law, measured, quality, train_groups
 from jaxgame.policies.questionnaire import Questionnaire
 from jaxgame.policies.realise import Fidelity
 from jaxgame.policies.transformers import Transformer, Transformers
@@ -36,7 +36,7 @@ from jaxgame.steering.floor import steer_to_floor
 from jaxgame.steering.plan import Plan
 from jaxgame.surveys import Survey
 
-WAYS = ("distilled", "rlhf", "supervised")
+WAYS = ("distilled", "rlhf")
 PILOT = 2000  # responses that tell how many are needed
 HELD_OUT = 4  # questions of which the models of a second training know nothing
 Begin = Callable[[str], None]
@@ -70,7 +70,13 @@ class Round:
     weights: np.ndarray  # (n, D)
     excluded: np.ndarray  # (D,)
     mixtures: list[Reading]
+    shown: Reading  # the text of all agents together, each by its reach: the representation
     realised: dict[str, Realised]
+
+    @property
+    def representation(self) -> np.ndarray:
+        """(D,) as predicted."""
+        return society.representation(self.weights, self.game)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -107,7 +113,7 @@ def run(options: AlignOptions, survey: Survey, work: Path, begin: Begin = lambda
     asked_of = Questionnaire.of(survey)
     with stage("group models", f"training models of {len(survey.groups)} groups") as report:
         models, everyone = train_groups(
-            survey, next(keys), steps=options.steps, checkpoint=work / "groups", report=report
+            survey, next(keys), steps=options.steps or STEPS, checkpoint=work / "groups", report=report
         )
         known = quality(models, survey, asked_of)
     with stage("held-out questions", "training models that are not told of some questions") as report:
@@ -143,17 +149,23 @@ class _World:
         found = society.predicted(game)
         weights = society.profile_of(found)
         of_text, of_models = jax.random.split(key)
-        mixtures = []
+        texts, bounds = [], []
         for i, w in enumerate(weights):
             said = report_prefix(report, f"agent {i + 1} of {len(weights)}")
-            mixtures.append(self._mixture(f"{name}-mixture-{i}", w, jax.random.fold_in(of_text, i), said))
+            text, bound = self._mixture(f"{name}-mixture-{i}", w, jax.random.fold_in(of_text, i), said)
+            texts.append(text)
+            bounds.append(bound)
+        report("reading the text")
+        mixtures = [_reading(text, bound) for text, bound in zip(texts, bounds, strict=True)]
+        together = society.together([text.scores for text in texts], game)
+        shown = _reading(Texts(together, np.array([])), society.bound(together, society.representation(weights, game)))
         realised = {}
         for k, way in enumerate(WAYS):
             realised[way] = self._realised(name, way, weights, jax.random.fold_in(of_models, k), report)
         gone = np.asarray(excluded(jnp.asarray(weights)))
-        return Round(game, found, weights, gone, mixtures, realised)
+        return Round(game, found, weights, gone, mixtures, shown, realised)
 
-    def _mixture(self, name: str, weights: np.ndarray, key: Any, report: Begin) -> Reading:
+    def _mixture(self, name: str, weights: np.ndarray, key: Any, report: Begin) -> tuple[Texts, np.ndarray]:
         """From responses to all questions, as many as the standard error that is asked for takes."""
         pilot_key, key = jax.random.split(key)
         draw = lambda key, n: spoken(self.models, weights, self.questionnaire, key, n, report)  # noqa: E731
@@ -161,8 +173,7 @@ class _World:
         least = society.bound(pilot.scores, weights)
         needed = int(np.ceil((least.max() / self.options.standard_error) ** 2))
         n = min(max(needed, PILOT), self.options.responses)
-        text = kept(self.work / f"{name}.npz", lambda: draw(key, n))
-        return _reading(text, least)
+        return kept(self.work / f"{name}.npz", lambda: draw(key, n)), least
 
     def _realised(self, name: str, way: str, weights: np.ndarray, key: Any, report: Begin) -> Realised:
         teach, speak = jax.random.split(key)
@@ -185,7 +196,7 @@ class _World:
                     students[i], self.models, self.questionnaire, jax.random.fold_in(speak, i), self.options.answers
                 ),
             )
-            readings.append(_reading(text, society.bound(text.scores, weights[i])))
+            readings.append(_reading(text, society.answer_bound(self.law, weights[i])))
         begun = [realise.fidelity(start, self.models, w[None], self.questionnaire) for w in weights]
         return Realised(
             start=Fidelity(*(np.concatenate(x) for x in zip(*map(dataclasses.astuple, begun), strict=True))),
@@ -204,10 +215,15 @@ def _held_out(
 ) -> Quality:
     """How well models answer questions that they were not trained on; evenly spaced ones, a fourth at most."""
     n = len(questionnaire.stems)
-    out = np.unique(np.linspace(0, n - 1, min(HELD_OUT, max(1, n // 4)) + 2).astype(int)[1:-1])
+    out = np.unique(np.linspace(0, n - 1, min(HELD_OUT, max(1, n // 4)) + 2).astype(int)[1:-1]).tolist()
     known = questionnaire.without(out)
     models, _ = train_groups(
-        survey, key, questionnaire=known, steps=max(1, options.steps // 2), checkpoint=work / "held-out", report=report
+        survey,
+        key,
+        questionnaire=known,
+        steps=max(1, (options.steps or STEPS) // 2),
+        checkpoint=work / "held-out",
+        report=report,
     )
     rest = questionnaire.without([q for q in range(n) if q not in out])
     return quality(models, survey, rest)

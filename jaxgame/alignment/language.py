@@ -3,6 +3,8 @@
 Needs the extra `jaxgame[rlhf]`.
 """
 
+# pyright: reportMissingImports=false, reportPrivateImportUsage=false
+
 from __future__ import annotations
 
 import os
@@ -22,7 +24,7 @@ Report = Callable[[str], None]
 
 @dataclass(frozen=True)
 class Tokenized:
-    """A questionnaire in the tokens of a model: prompts, a list a question; replies, a list an option, ending in EOS."""
+    """A questionnaire in tokens of a model: prompts, one a question; replies, one an option, each ending in EOS."""
 
     prompts: list[list[int]]
     replies: list[list[list[int]]]
@@ -147,7 +149,7 @@ def grpo(
     )
     trainer = GRPOTrainer(
         model=AutoModelForCausalLM.from_pretrained(start),
-        reward_funcs=reward,
+        reward_funcs=reward,  # pyright: ignore[reportArgumentType]  (a list of floats is one of optional floats)
         args=config,
         train_dataset=Dataset.from_dict({"prompt": list(prompts)}),
         processing_class=tokenizer,

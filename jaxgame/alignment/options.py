@@ -45,11 +45,11 @@ class AlignOptions(BaseModel):
     lean: float = Field(default=0.3, ge=0, lt=1)
     floor: float = Field(default=0.5, ge=0, le=1)  # of its share: what the plan brings every group to
     model: Literal["flax", "smollm2"] = "flax"
-    steps: int = Field(default=1200, ge=1)  # of training the group models
+    steps: int | None = Field(default=None, ge=1)  # of training the group models; None: 1200, smollm2 60
     student_steps: int = Field(default=600, ge=1)
     responses: int = Field(default=40_000, ge=100)  # at most, an agent
-    answers: int = Field(default=90_000, ge=100)  # to single questions, an agent and model
-    standard_error: float = Field(default=0.0095, gt=0)  # of a weight, for which responses are drawn
+    answers: int = Field(default=60_000, ge=100)  # to single questions, an agent and model
+    standard_error: float = Field(default=0.009, gt=0)  # of a weight, for which responses are drawn
     seed: int = Field(default=0, ge=0, lt=2**32)
 
 

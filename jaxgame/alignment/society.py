@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import jax.numpy as jnp
 import numpy as np
 
 from jaxgame.alignment.options import AlignOptions
@@ -59,9 +58,28 @@ def bound(scores: np.ndarray, weights: np.ndarray) -> np.ndarray:
     """
     likelihood = np.exp(scores - scores.max(1, keepdims=True))
     ratio = likelihood / (likelihood @ weights)[:, None]
-    information = ratio.T @ ratio / len(ratio)
-    basis = np.linalg.svd(np.ones((1, len(weights))))[2][1:].T
+    return _least(ratio.T @ ratio / len(ratio))
+
+
+def answer_bound(law: np.ndarray, weights: np.ndarray) -> np.ndarray:
+    """The same for answers to single questions, each asked equally often, exactly; law (D, Q, options)."""
+    groups = law.reshape(len(law), -1)
+    mixed = weights @ groups
+    there = mixed > 0
+    return _least((groups[:, there] / mixed[there]) @ groups[:, there].T / law.shape[1])
+
+
+def _least(information: np.ndarray) -> np.ndarray:
+    """(D,) standard errors of weights that sum to 1, from the information (D, D) of one response."""
+    basis = np.linalg.svd(np.ones((1, len(information))))[2][1:].T
     return np.sqrt(np.diag(basis @ np.linalg.inv(basis.T @ information @ basis) @ basis.T))
+
+
+def together(scores: list[np.ndarray], game: AlignmentGame) -> np.ndarray:
+    """Rows of each agent's, (N_i, D) each, as many as its reach: what an audience of all of them is shown."""
+    reach = np.asarray(game.reach, float)
+    total = min(len(rows) / r for rows, r in zip(scores, reach, strict=True) if r > 0)
+    return np.concatenate([rows[: round(total * r)] for rows, r in zip(scores, reach, strict=True)])
 
 
 def limit(said: np.ndarray, law: np.ndarray, steps: int = 20_000) -> np.ndarray:
@@ -86,4 +104,4 @@ def profile_of(equilibrium: Equilibrium) -> np.ndarray:
 
 def representation(weights: np.ndarray, game: AlignmentGame) -> np.ndarray:
     """(D,) of weights (n, D), by the agents' reach."""
-    return np.asarray(jnp.asarray(game.reach), float) @ weights
+    return np.asarray(game.reach, float) @ weights

@@ -13,9 +13,10 @@ from jaxgame import _checks, simplex
 from jaxgame._pytree import pytree
 from jaxgame.certificate import weights as rosen
 from jaxgame.certificate.exploitability import Position, exploitability, position
+from jaxgame.certificate.gap import semidefinite, size_of
 from jaxgame.certificate.spectrum import Spectrum, dense_jacobian, spectrum
 from jaxgame.games import dtype_of, is_quadratic, reach_of
-from jaxgame.games.affine import AffineMap
+from jaxgame.games.affine import AffineMap, Aggregate, Blocks
 from jaxgame.games.rational import Rational
 from jaxgame.solvers.scale import Scale, uniform
 
@@ -93,6 +94,7 @@ def certify(
     weights, unique = np.ones(shape[0]), c > 0
     if not unique and not local:
         weights, unique = _weighted(affine, dtype)
+    unique = unique and _copies_play_alike(affine)
     gain, exact = exploitability(game, at)
     return Certificate(
         residual=_residual(profile, at.marginals, _scale(at, L)),
@@ -118,9 +120,11 @@ def prove_unique(game: Any) -> tuple[np.ndarray, bool]:
     dtype = dtype_of(game)
     affine = game.flattest(uniform(game, dtype)) if isinstance(game, Rational) else game.affine()
     weights = np.ones(game.n_agents)
-    if spectrum(affine, weights, dtype=dtype).lower > 0:
-        return weights, True
-    return _weighted(affine, dtype)
+    if not spectrum(affine, weights, dtype=dtype).lower > 0:
+        weights, proved = _weighted(affine, dtype)
+        if not proved:
+            return weights, False
+    return weights, _copies_play_alike(affine)
 
 
 def has_constants(game: Any) -> bool:
@@ -141,7 +145,19 @@ def unique_under_bounds(game: Any, exposure: Any) -> bool:
     if not is_quadratic(game) or not ((reach > 0) & (exposure > 0)).all():
         return False
     weights = reach / exposure
-    return spectrum(game.affine(), weights / weights.mean(), dtype=dtype).lower > 0
+    affine = game.affine()
+    return spectrum(affine, weights / weights.mean(), dtype=dtype).lower > 0 and _copies_play_alike(affine)
+
+
+def _copies_play_alike(affine: AffineMap) -> bool:
+    """Whether identical agents that share a row respond to S in one way only: by definite own blocks."""
+    others = affine.others
+    if not isinstance(others, Aggregate) or others.share is None:
+        return True
+    size, n_groups = size_of(affine), affine.linear.shape[1]
+    margin = 100 * n_groups * jnp.finfo(size.dtype).eps * size
+    own = Blocks(affine.own.diagonal - margin[:, None], affine.own.terms, affine.own.dense)
+    return bool(semidefinite(own, size, n_groups).all())
 
 
 def _least_curved(game: Any, at: Position) -> AffineMap:

@@ -80,9 +80,9 @@ def probe(game: Any, *, starts: int = 32, seed: int = 0, solver: Any = None, tol
     found = _solve_all(game, solver, first)
     if solver is None:
         steps = int(np.clip(SETTLING // first.size, 100, 2000))
-        settled = jax.vmap(lambda start: _settled(game, start, scale, steps))(first)
+        calm = jax.vmap(lambda start: settled(game, start, scale, steps))(first)
         # Newton's method on the profile stays at an equilibrium; the one on the aggregate may leave an unstable one.
-        more = _solve_all(game, Newton() if isinstance(default_solver(game), Newton) else None, settled)
+        more = _solve_all(game, Newton() if isinstance(default_solver(game), Newton) else None, calm)
         found = jax.tree.map(lambda *leaves: jnp.concatenate(leaves), found, more)
     converged = np.flatnonzero(np.asarray(found.converged))
     kept, counts = _distinct(np.asarray(found.profile), np.asarray(found.residual), converged, apart)
@@ -119,7 +119,7 @@ def initial_profiles(n: int, n_groups: int, starts: int, seed: int) -> np.ndarra
     return np.array(rows[:starts])
 
 
-def _settled(game: Any, start: Array, scale: Scale, steps: int) -> Array:
+def settled(game: Any, start: Array, scale: Scale, steps: int) -> Array:
     """Where projected gradient steps lead, until they are short."""
     close = float(jnp.finfo(start.dtype).eps) ** 0.5
 

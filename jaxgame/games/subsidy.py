@@ -18,7 +18,7 @@ from jaxgame.games.protocol import dtype_of
 from jaxgame.games.rational import Rational
 
 # What solvers may ask of a game beyond the protocol, and an addition does not change.
-_STRUCTURE = ("reach", "is_aggregative", "meeting")
+_STRUCTURE = ("reach", "multiplicity", "is_aggregative", "meeting")
 
 
 def subsidised(game: Any, addition: Any) -> Any:

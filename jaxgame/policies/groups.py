@@ -42,7 +42,7 @@ def train_groups(
     asked = Questionnaire.of(survey) if questionnaire is None else questionnaire
     of = Architecture(len(asked.vocabulary), asked.length, WIDTH, HEADS)
     begin, go = jax.random.split(key)
-    answers = _answers(survey, asked)
+    answers = answer_table(survey, asked)
     everyone = np.einsum("d,dqo->qo", np.asarray(survey.shares, float), answers)
     answers = jnp.asarray(np.concatenate([answers, everyone[None]]), jnp.float32)
     models = Transformers.fresh(of, len(answers), begin)
@@ -97,7 +97,7 @@ def _scored(models: Any, tokens: Array) -> np.ndarray:
 class Quality:
     """How well group models say what their groups answered: mean total variation over the questions, (D,) each.
 
-    uniform, group_mean: what saying nothing of a group scores: all answers alike, or everyone's mean answers (by share).
+    uniform, group_mean: what saying nothing of a group scores: all answers alike, or everyone's mean (by share).
     correlation: of the distances between pairs of groups (mean total variation) with the survey's.
     """
 
@@ -110,7 +110,7 @@ class Quality:
 
 def quality(models: Transformers, survey: Survey, questionnaire: Questionnaire) -> Quality:
     """Of the models' answers to the questions of the questionnaire, against the survey's."""
-    truth, law = _answers(survey, questionnaire), answer_law(models, questionnaire)
+    truth, law = answer_table(survey, questionnaire), answer_law(models, questionnaire)
     there = truth > 0
     uniform = there / there.sum(-1, keepdims=True)
     mean = np.einsum("d,dqo->qo", np.asarray(survey.shares, float), truth)[None]
@@ -146,7 +146,7 @@ def measured(survey: Survey, law: np.ndarray) -> Survey:
     return replace(survey, answers=answers)
 
 
-def _answers(survey: Survey, questionnaire: Questionnaire) -> np.ndarray:
+def answer_table(survey: Survey, questionnaire: Questionnaire) -> np.ndarray:
     """(D, Q, options) what the groups answered to the questions of the questionnaire, 0 for options there are not."""
     stems = Questionnaire.of(survey).stems
     table = np.zeros((len(survey.groups), *questionnaire.sentences.shape[:2]))

@@ -3,6 +3,8 @@
 Needs the extra `jaxgame[rlhf]`; torch is imported when the first object is made.
 """
 
+# pyright: reportMissingImports=false, reportPrivateImportUsage=false
+
 from __future__ import annotations
 
 import importlib.util
@@ -164,10 +166,10 @@ def smollm2() -> tuple[Any, Any]:
     tokenizer = AutoTokenizer.from_pretrained(folder, gguf_file=SMOLLM2)
     model = AutoModelForCausalLM.from_pretrained(folder, gguf_file=SMOLLM2, dtype=torch.float32)
     # It was read from a quantised file, and is none any more; else it could not be saved.
-    model.hf_quantizer = None
+    model.hf_quantizer = None  # pyright: ignore[reportArgumentType]
     for name in ("is_quantized", "quantization_method"):
         if hasattr(model, name):
             delattr(model, name)
     if hasattr(model.config, "quantization_config"):
-        del model.config.quantization_config
+        delattr(model.config, "quantization_config")
     return model, tokenizer

@@ -1,8 +1,8 @@
 """A survey as text: a template for every question, a small vocabulary, and responses in tokens.
 
-No text that is labelled by group comes with a licence to ship, so what a group says is what its respondents answered, put
-into sentences: "On health, the country's spending is too little." It is templated text and nothing more: group models
-trained on it know what a group answers, not how its members speak.
+No text that is labelled by group comes with a licence to ship, so what a group says is what its respondents answered,
+put into sentences: "On health, the country's spending is too little." It is templated text and nothing more: group
+models trained on it know what a group answers, not how its members speak.
 """
 
 from __future__ import annotations
@@ -17,10 +17,10 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array
 
+from jaxgame.policies.transformer import START
 from jaxgame.surveys import Survey
 from jaxgame.surveys.tables import Question
 
-START = 0  # the token that starts a text, and fills it up after its end; never scored
 _SPENDING = re.compile(r"^Are we spending too much, about the right amount, or too little on (.+)\?$")
 
 
@@ -28,8 +28,8 @@ _SPENDING = re.compile(r"^Are we spending too much, about the right amount, or t
 class Questionnaire:
     """Q questions as stems and replies; a text is a run of sentences, each a stem and a reply.
 
-    stems: Q phrases, a token each. replies: for each question one text an option, a token a word, the last of which ends
-    in a full stop. vocabulary: V texts, the first of which is the start token.
+    stems: Q phrases, a token each. replies: for each question one text an option, a token a word, the last of which
+    ends in a full stop. vocabulary: V texts, the first of which is the start token.
     """
 
     stems: tuple[str, ...]

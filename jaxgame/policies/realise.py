@@ -134,7 +134,8 @@ class DistillationLoss:
         def one(tokens: Array) -> Array:
             wanted = MixturePolicy(groups, weights).next_log_probs(tokens, start=2)[1:-1]
             said = transformer.log_probs(of, params, tokens)[1:-1]
-            apart = jnp.sum(jnp.exp(wanted) * (wanted - said), -1)
+            possible = wanted > -jnp.inf
+            apart = jnp.sum(jnp.where(possible, jnp.exp(wanted) * (wanted - jnp.where(possible, said, 0)), 0), -1)
             return jnp.sum(jnp.where(tokens[2:] != START, apart, 0))
 
         return jnp.mean(jax.vmap(one)(texts))

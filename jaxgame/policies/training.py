@@ -17,6 +17,7 @@ from jax import Array
 from jaxgame.policies.transformers import Transformers
 
 CHUNK = 25  # steps in one program, and between two reports
+KEPT_EVERY = 8  # chunks
 Report = Callable[[str], None]
 
 
@@ -64,9 +65,9 @@ def train(
         losses[done : done + now] = recent
         done += now
         state = {"params": params, "optimizer": optimizer, "losses": losses, "done": np.asarray(done)}
-        report(f"step {done} of {steps}, loss {recent[-1].mean():.4f}")
-        if keeper is not None and (done == steps or done % (8 * CHUNK) == 0):
+        if keeper is not None and (done == steps or done // CHUNK % KEPT_EVERY == 0):
             keeper.save(state)
+        report(f"step {done} of {steps}, loss {recent[-1].mean():.4f}")
     if keeper is not None:
         keeper.close()
     return Transformers(state["params"], models.architecture), np.asarray(state["losses"])
@@ -92,7 +93,8 @@ def _chunk(
 
     def one(params: Any, state: Any, data: Any, key: Array) -> tuple[Any, Any, Array]:
         value, gradient = jax.value_and_grad(lambda params: loss(of, params, data, shared, key))(params)
-        updates, state = optimizer.update(gradient, state, params)
+        with jax.numpy_dtype_promotion("standard"):  # optax raises floats to the power of integers
+            updates, state = optimizer.update(gradient, state, params)
         return optax.apply_updates(params, updates), state, value
 
     def step(carry: tuple[Any, Any], t: Array) -> tuple[tuple[Any, Any], Array]:

@@ -11,6 +11,7 @@ import jax.numpy as jnp
 from flax import nnx
 from jax import Array
 
+START = 0  # the token that starts a text, and fills it up after its end; never said and never scored
 Memory = tuple[Array, ...]  # keys and values of a text so far, an array a layer
 
 
@@ -43,7 +44,7 @@ class Block(nnx.Module):
         self.widen, self.narrow = nnx.Linear(size, 4 * size, rngs=rngs), nnx.Linear(4 * size, size, rngs=rngs)
 
     def __call__(self, x: Array, past: Array, at: Array) -> tuple[Array, Array]:
-        """x (S, width) at positions at … at + S − 1; past (2, T, heads, size): keys and values, filled in up to here."""
+        """x (S, width) at positions at … at + S − 1; past (2, T, heads, size): keys and values, filled up to here."""
         asked = self.ask(self.before_attention(x)).reshape(x.shape[0], 3, self.heads, -1)
         query, new = asked[:, 0], jnp.moveaxis(asked[:, 1:], 1, 0)
         past = jax.lax.dynamic_update_slice(past, new, (0, at, 0, 0))
@@ -55,7 +56,10 @@ class Block(nnx.Module):
 
 
 class Transformer(nnx.Module):
-    """Tokens (S,) at some position, and what came before them, to log-probabilities (S, V) of the next token."""
+    """Tokens (S,) at some position, and what came before them, to log-probabilities (S, V) of the next token.
+
+    The start token is never said: a text that held it would be another one once it is written down.
+    """
 
     def __init__(self, of: Architecture, rngs: nnx.Rngs):
         self.of = of
@@ -71,7 +75,8 @@ class Transformer(nnx.Module):
         for block, one in zip(self.blocks, past, strict=True):
             x, one = block(x, one, at)
             kept.append(one)
-        return jax.nn.log_softmax(self.head(self.last(x)), -1), tuple(kept)
+        said = jnp.arange(self.of.vocabulary) != START
+        return jax.nn.log_softmax(jnp.where(said[None], self.head(self.last(x)), -jnp.inf), -1), tuple(kept)
 
 
 @lru_cache(maxsize=32)

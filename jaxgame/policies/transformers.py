@@ -14,7 +14,7 @@ from jaxgame._pytree import pytree
 from jaxgame.policies import transformer
 from jaxgame.policies.model import token_scores, tokens_of
 from jaxgame.policies.questionnaire import START
-from jaxgame.policies.transformer import Architecture
+from jaxgame.policies.transformer import Architecture, Memory
 
 BATCH = 2048  # sequences drawn or scored by one call of a program
 PART = 64  # of them at once: what fits into a processor's cache
@@ -31,7 +31,7 @@ class Transformer:
         """(T, V) next-token log-probabilities after each of the tokens (T,)."""
         tokens = tokens_of(tokens)
         _fits(self.architecture, tokens.shape[0])
-        return transformer.log_probs(self.architecture, self.params, tokens)
+        return _log_probs(self.params, tokens, of=self.architecture)
 
     def sample(self, key: Array, length: int, n: int, *, prompt: Any) -> Array:
         """(n, length) new tokens after the prompt (P,)."""
@@ -64,7 +64,7 @@ class Transformers:
         """(D, T, V) next-token log-probabilities after each of the tokens (T,)."""
         tokens = tokens_of(tokens)
         _fits(self.architecture, tokens.shape[0])
-        return jax.vmap(lambda params: transformer.log_probs(self.architecture, params, tokens))(self.params)
+        return jax.vmap(lambda params: _log_probs(params, tokens, of=self.architecture))(self.params)
 
     def sample_groups(self, key: Array, groups: Any, length: int, *, prompt: Any) -> Array:
         """(n, length) new tokens after the prompt (P,), row k from model groups[k]."""
@@ -102,6 +102,11 @@ def _initial(keys: Array, *, of: Architecture) -> Any:
     return jax.vmap(partial(transformer.initial, of))(keys)
 
 
+_log_probs = partial(jax.jit, static_argnames="of")(
+    lambda params, tokens, *, of: transformer.log_probs(of, params, tokens)
+)
+
+
 @partial(jax.jit, static_argnames=("of", "length"))
 def _draw(params: Any, keys: Array, prompt: Array, *, of: Architecture, length: int) -> Array:
     return jax.lax.map(lambda key: draw(of, params, key, prompt, length)[0], keys, batch_size=PART)
@@ -114,7 +119,7 @@ def draw(of: Architecture, params: Any, key: Array, prompt: Array, length: int) 
     size = prompt.shape[0]
     law, past = transformer.forward(of, params, prompt, transformer.nothing(of, size + length), jnp.asarray(0))
 
-    def step(carry: tuple[Array, Array], t: Array) -> tuple[tuple[Array, Array], tuple[Array, Array]]:
+    def step(carry: tuple[Array, Memory], t: Array) -> tuple[tuple[Array, Memory], tuple[Array, Array]]:
         law, past = carry
         token = jax.random.categorical(jax.random.fold_in(key, t), law).astype(prompt.dtype)
         after, past = transformer.forward(of, params, token[None], past, t)

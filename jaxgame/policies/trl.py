@@ -3,6 +3,8 @@
 Needs the extra `jaxgame[rlhf]`; importing this module imports none of it.
 """
 
+# pyright: reportMissingImports=false, reportPrivateImportUsage=false
+
 from __future__ import annotations
 
 from collections.abc import Sequence

@@ -15,6 +15,7 @@ from jaxgame.report.text import findings, interval, number, percent, proof, spre
 if TYPE_CHECKING:
     from jaxgame.certificate.certify import Certificate
     from jaxgame.equilibrium import Equilibrium
+    from jaxgame.maps import Sweep
     from jaxgame.streaming import Streamed
     from jaxgame.study import Study
 
@@ -100,3 +101,19 @@ def show_streamed(console: Console, found: Streamed) -> None:
         table.add_row(*(Text(cell, "bold red" if excluded else "") for cell in (name, f"{shown:.6f}")))
     console.print(table)
     console.print(Text(found.message))
+
+
+def show_sweep(console: Console, found: Sweep, out: Path, seconds: float) -> None:
+    """What a sweep found, and in how much of it each group is left out."""
+    table = Table(box=None, pad_edge=False, header_style="dim")
+    table.add_column("group")
+    for title in ("left out in", "shown, most"):
+        table.add_column(title, justify="right")
+    solved = found.excluded.reshape(-1, len(found.groups))[found.converged.reshape(-1)]
+    for d, name in enumerate(found.groups):
+        shown = found.representation[..., d]
+        most = percent(float(np.nanmax(shown))) if len(solved) else ""
+        table.add_row(Text(name), percent(float(solved[:, d].mean())) if len(solved) else "", most)
+    console.print(table)
+    console.print(Text(found.message))
+    console.print(Text(f"{seconds:.1f} s. sweep.npz, report.json and the figure phase are in {out}"))

@@ -47,9 +47,11 @@ if TYPE_CHECKING:
     from jaxgame.certificate.certify import Certificate
     from jaxgame.config import StudyOptions
     from jaxgame.equilibrium import Equilibrium
+    from jaxgame.maps import Boundaries, Sweep
     from jaxgame.steering.plan import Plan
     from jaxgame.streaming import Streamed
     from jaxgame.study import Study
+    from jaxgame.surveys import Survey
 
 VERSION = 1
 
@@ -83,7 +85,7 @@ def write_solution(
     shown = np.asarray(found.representation)
     report = {
         "schema": "jaxgame.solve",
-        **_origin(str(shown.dtype)),
+        **origin(str(shown.dtype)),
         "game": {
             "file": game_file.name,
             "sha256": hashlib.sha256(game_file.read_bytes()).hexdigest(),
@@ -104,7 +106,7 @@ def write_streamed(population: Path, found: Streamed, folder: Path) -> None:
     stream = found.stream
     report = {
         "schema": "jaxgame.stream",
-        **_origin(str(stream.dtype)),
+        **origin(str(stream.dtype)),
         "population": {"folder": population.name, "kind": stream.kind, "agents": stream.n_agents},
         "equilibrium": {
             name: getattr(found, name)
@@ -136,7 +138,7 @@ def write_plan(plan: Plan, names: tuple[str, ...], note: str, folder: Path) -> N
     save(draw(plan, names, title, note), folder, "plan")
     report = {
         "schema": "jaxgame.steer",
-        **_origin(str(after.profile.dtype)),
+        **origin(str(after.profile.dtype)),
         "plan": {name: getattr(plan, name) for name in ("lever", "success", "message", "cost")},
         "details": {name: value for name, value in plan.details.items() if isinstance(value, bool | int | float | str)},
         "certificate": _certificate(plan.certificate),
@@ -151,6 +153,46 @@ def write_plan(plan: Plan, names: tuple[str, ...], note: str, folder: Path) -> N
     write_json(folder / "report.json", report)
 
 
+def write_sweep(found: Sweep, edges: Boundaries | None, options: StudyOptions, survey: Survey, folder: Path) -> None:
+    """report.json ("jaxgame.sweep", version 1) and the figure of a sweep over one or two levels."""
+    from jaxgame.report.figures.phase import draw
+    from jaxgame.report.figures.style import save
+
+    levels = ("attractiveness", "consistency", "diversity")
+    fixed = {name: getattr(options, name) for name in levels if name not in found.axes}
+    kept = ", ".join(f"{name} = {value:g}" for name, value in fixed.items())
+    form = f"{options.diversity_form} diversity, {options.metric} metric"
+    unlike = f", heterogeneity {options.heterogeneity:g}" if options.heterogeneity else ""
+    note = f"{survey.source or survey.name}; {options.agents:,} agents{unlike}; {kept}; {form}."
+    out = found.excluded.any(-1)
+    share = f"{100 * np.asarray(out)[found.converged].mean():.0f} %" if found.converged.any() else "no part"
+    title = f"Some group is left out in {share} of this map"
+    if len(found.axes) == 1:
+        title = f"Who is shown, by {next(iter(found.axes))}"
+    one = fixed.get("consistency") == 1
+    labels = {"attractiveness": "attractiveness, α/γ", "diversity": "diversity, δ/γ"} if one else {}
+    save(draw(found, title, note, None if edges is None else edges.segments, labels), folder, "phase")
+    report = {
+        "schema": "jaxgame.sweep",
+        **origin(str(found.representation.dtype)),
+        "options": options.model_dump(),
+        "axes": {name: {"from": axis[0], "to": axis[-1], "points": len(axis)} for name, axis in found.axes.items()},
+        "message": found.message,
+        "points": found.status.size,
+        "failed": (~found.converged).sum(),
+        "not_proved_unique": (~found.unique).sum(),
+        "tolerance": found.tolerance,
+        "groups": [
+            {"group": name, "excluded_in": found.excluded[..., d].sum() / max(found.converged.sum(), 1)}
+            for d, name in enumerate(found.groups)
+        ],
+        "crossings": None
+        if edges is None
+        else {name: points for name, points in zip(found.groups, edges.crossings, strict=True)},
+    }
+    write_json(folder / "report.json", report)
+
+
 def version() -> str:
     """Of the installed package."""
     try:
@@ -159,7 +201,7 @@ def version() -> str:
         return "unknown (not installed)"
 
 
-def _origin(dtype: str) -> dict[str, Any]:
+def origin(dtype: str) -> dict[str, Any]:
     device = jax.devices()[0]
     return {
         "version": VERSION,
@@ -195,7 +237,7 @@ def _report(study: Study, digest: str, figures: dict[str, str]) -> dict[str, Any
     valid = 0 if draws.critical is None else len(draws.critical)
     return {
         "schema": "jaxgame.study",
-        **_origin(options.precision),
+        **origin(options.precision),
         "seed": options.seed,
         "options": options.model_dump(),
         "reproduce": _command(options),

@@ -1,0 +1,193 @@
+"""Exact regions and boundaries: against dense sweeps, closed forms and each other."""
+
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from jax.core import Tracer
+
+import jaxgame as jg
+
+
+@pytest.fixture(scope="module")
+def survey():
+    return jg.surveys.load("gss2018-ideology")
+
+
+def two_groups(rho=0.4):
+    """K = [[1, ρ], [ρ, 1]], Q = I, both targets ½: group 2 is out iff α(a_1 − a_2) ≥ γ + δ(1 − ρ) (theory §3.3)."""
+    kernel = np.array([[1, rho], [rho, 1]])
+    game = jg.AlignmentGame(np.full((5, 2), 0.5), kernel, np.array([1.0, 0.0]), consistency_metric="mixture")
+    return lambda **levels: game.replace(**levels)
+
+
+def classified(found, swept):
+    grid = np.stack(np.meshgrid(*swept.axes.values(), indexing="ij"), -1).reshape(-1, 2)
+    return (found.excluded_at(grid).reshape(swept.excluded.shape) != swept.excluded).any(-1)
+
+
+@pytest.mark.parametrize("agents", [1, 6])
+def test_polygons_cover_the_box_and_agree_with_the_sweep(survey, rng, agents):
+    direction = 0.1 * rng.normal(size=7)
+    targets = None if agents == 1 else rng.dirichlet(20 * np.asarray(survey.shares), agents)
+    game = survey.game(agents, targets=targets, diversity=0.1)
+    build = lambda a, b: game.replace(attractiveness=1.0, appeal=a * game.appeal + b * jnp.asarray(direction)[None])  # noqa: E731
+    box = {"a": (0, 1), "b": (-1.0, 1.0)}
+    found = jg.regions(build, box)
+    assert found.covered == pytest.approx(1, abs=1e-9)  # no gaps, no overlaps
+    assert all(region.area > 0 for region in found.regions)
+    swept = jg.sweep(build, {name: np.linspace(low, high, 41) for name, (low, high) in box.items()}, tolerance=0)
+    assert classified(found, swept).sum() == 0
+    kinds = {region.excluded for region in found.regions}
+    assert len(kinds) > 4 and kinds >= {
+        tuple(np.flatnonzero(row)) for row in np.unique(swept.excluded.reshape(-1, 7), axis=0)
+    }
+    for region in found.regions[:5]:  # the middle of a polygon has its support
+        profile = jg.solve(build(*region.corners.mean(0))).profile
+        np.testing.assert_array_equal(np.asarray(profile) > 1e-12, region.support)
+    # On a line through the box, the exclusions of the path lie on the polygons' boundaries.
+    path = jg.path(lambda s: build(s, 0.3), 0, 1)
+    for s, group, _ in path.exclusions:
+        ends = found.boundaries[group]
+        crossing = ends[(ends[:, :, 1].min(1) <= 0.3) & (ends[:, :, 1].max(1) >= 0.3)]
+        low, high = crossing[:, 0], crossing[:, 1]
+        at = low[:, 0] + (0.3 - low[:, 1]) / (high[:, 1] - low[:, 1]) * (high[:, 0] - low[:, 0])
+        assert np.abs(at - s).min() < 1e-9
+
+
+def test_ties_along_edges():
+    # Groups 2 and 3 are alike: both leave at a line, all agents at once (w_2 = w_3 = 1/3 − x/3 + y/6 …).
+    build = lambda x, y: jg.AlignmentGame(  # noqa: E731
+        jnp.full((3, 3), 1 / 3), jnp.eye(3), jnp.stack([x - y, jnp.zeros_like(x), jnp.zeros_like(x)])
+    )
+    found = jg.regions(lambda x, y: build(jnp.asarray(x), jnp.asarray(y)), {"x": (0, 2), "y": (0, 0.4)})
+    assert found.covered == pytest.approx(1, abs=1e-12)
+    assert {region.excluded for region in found.regions} == {(), (1, 2)}
+    points = np.array([[0.9, 0.0], [1.1, 0.0], [1.3, 0.4], [1.5, 0.4]])
+    np.testing.assert_array_equal(found.excluded_at(points)[:, 1], [False, True, False, True])
+    for segment in np.concatenate(found.boundaries[1:]):
+        np.testing.assert_allclose(segment[:, 0] - segment[:, 1], 1, atol=1e-12)  # x − y = 1
+
+
+def test_regions_refuse_products_and_boxes_that_are_none(survey):
+    game = survey.game(3)
+    product = lambda a, b: game.replace(attractiveness=a, appeal=game.appeal * b)  # noqa: E731
+    with pytest.raises(ValueError, match="affine in the parameter"):
+        jg.regions(product, {"a": (0, 1), "b": (0, 1)})
+    for axes, words in (
+        ({"a": (0, 1)}, "expected two"),
+        ({"a": (1, 0), "b": (0, 1)}, "low < high"),
+        ({"a": (0, np.nan), "b": (0, 1)}, "low < high"),
+    ):
+        with pytest.raises(ValueError, match=words):
+            jg.regions(product, axes)
+
+
+def test_boundaries_of_a_grid_are_exact():
+    build = two_groups()
+    swept = jg.sweep(
+        build, {"attractiveness": np.linspace(0, 3, 13), "diversity": np.linspace(-0.5, 2, 11)}, tolerance=0
+    )
+    edges = jg.boundaries(build, swept)
+    assert len(edges.crossings[0]) == 0 and len(edges.crossings[1]) > 10
+    alpha, delta = edges.crossings[1].T
+    np.testing.assert_allclose(alpha, 1 + 0.6 * delta, atol=2e-10)
+    alpha, delta = edges.segments[1].reshape(-1, 2).T
+    np.testing.assert_allclose(alpha, 1 + 0.6 * delta, atol=2e-10)
+    with pytest.raises(ValueError, match="a sweep over two axes"):
+        jg.boundaries(build, swept.sel(diversity=0))
+
+
+def test_the_survey_s_boundaries_are_its_critical_ratios(survey):
+    game = survey.game(8)
+    build = lambda **levels: game.replace(**levels)  # noqa: E731
+    swept = jg.sweep(build, {"attractiveness": np.linspace(0, 1, 15), "diversity": np.linspace(0, 0.5, 6)}, tolerance=0)
+    edges = jg.boundaries(build, swept)
+    ratios = np.array([jg.critical_ratios(game.replace(diversity=d)) for d in swept.axes["diversity"]])
+    seen = 0
+    for d, points in enumerate(edges.crossings):
+        for alpha, delta in points:
+            row = np.flatnonzero(np.isclose(swept.axes["diversity"], delta))
+            if row.size:  # on an edge along α
+                assert alpha == pytest.approx(ratios[row[0], d], abs=2e-10)
+                seen += 1
+    assert seen >= 15
+    expected = swept.axes["attractiveness"][:, None, None] > ratios[None]
+    assert (expected != swept.excluded).sum() == 0
+
+
+def test_thresholds_along_a_nonlinear_parameter():
+    build = two_groups()
+    # Along δ: out while α ≥ 1 + 0.6 δ; along γ (δ = 0): out while α ≥ γ.
+    found = jg.thresholds(lambda s: build(attractiveness=1.3, diversity=s), 0, 2)
+    assert [(f.group, f.kind) for f in found] == [(1, "enters")]
+    assert found[0].s == pytest.approx(0.5, abs=2e-10)
+    found = jg.thresholds(lambda s: build(attractiveness=0.7, consistency=s), 0.1, 2)
+    assert found[0].s == pytest.approx(0.7, abs=2e-10)
+
+
+def test_thresholds_find_what_happens_between_two_points():
+    # Group 2 is in only while (s − 0.5123)² < 1e-4: shorter than the first grid's spacing.
+    build = two_groups()
+    found = jg.thresholds(lambda s: build(attractiveness=1.0 + 10 * ((s - 0.5123) ** 2 - 1e-4)), 0, 1)
+    assert [f.kind for f in found] == ["enters", "leaves"]
+    np.testing.assert_allclose([f.s for f in found], [0.5023, 0.5223], atol=1e-9)
+
+
+def test_thresholds_refuse_what_is_not_unique(survey):
+    with pytest.raises(ValueError, match="not proved to be the only one"):
+        jg.thresholds(lambda s: survey.game(3, diversity=s), 0, 50)
+    with pytest.raises(ValueError, match="the first below the second"):
+        jg.thresholds(lambda s: survey.game(3, diversity=s), 1, 0)
+
+
+@pytest.mark.float32
+def test_boundaries_in_single_precision(dtype):
+    kernel = np.asarray([[1, 0.4], [0.4, 1]], dtype)
+    half = np.full((3, 2), 0.5, dtype)
+    game = jg.AlignmentGame(half, kernel, np.asarray([1, 0], dtype), consistency_metric="mixture")
+    axes = {name: np.linspace(0, 2, 5, dtype=dtype) for name in ("attractiveness", "diversity")}
+    swept = jg.sweep(lambda **levels: game.replace(**levels), axes, tolerance=0)
+    edges = jg.boundaries(lambda **levels: game.replace(**levels), swept)
+    alpha, delta = edges.crossings[1].T
+    np.testing.assert_allclose(alpha, 1 + 0.6 * delta, atol=1e-9 if dtype == np.float64 else 1e-5)
+
+
+def legend(figure):
+    found = figure.axes[0].get_legend()
+    assert found is not None
+    return [text.get_text() for text in found.get_texts()]
+
+
+def test_figures_of_sweeps(survey, tmp_path):
+    from jaxgame.report.figures.phase import draw
+    from jaxgame.report.figures.style import save
+
+    game = survey.game(4)
+    build = lambda **levels: game.replace(**levels)  # noqa: E731
+    swept = jg.sweep(
+        build, {"attractiveness": np.linspace(0, 1, 6), "diversity": np.linspace(0, 8, 5)}, groups=survey.groups
+    )
+    assert not swept.unique.all()
+    figure = draw(swept, "Title", "note", jg.boundaries(build, swept).segments)
+    assert save(figure, tmp_path, "phase") == "Title"
+    words = legend(figure)
+    assert "uniqueness not proved" in words and any("left out" in word for word in words)
+    assert (tmp_path / "phase.png").stat().st_size > 10_000 and (tmp_path / "phase.svg").exists()
+    assert swept.sel(diversity=0).representation.shape == (6, 7)
+    line = draw(swept.sel(diversity=0), "Title", "note")
+    assert legend(line) == list(survey.groups)
+    page = swept._repr_html_()
+    assert "slightly conservative" in page and "data:image/png;base64," in page and "<script" not in page
+    with pytest.raises(ValueError, match="one or two axes"):
+        draw(swept.sel(diversity=0, attractiveness=0), "Title", "note")
+
+
+def test_mapping_under_jit_of_build_costs_no_retrace(survey):
+    traces = []
+
+    def build(attractiveness):
+        traces.append(attractiveness)
+        return survey.game(3, attractiveness=attractiveness)
+
+    jg.sweep(build, {"attractiveness": np.linspace(0, 1, 100)})
+    assert len(traces) <= 8 and all(isinstance(x, Tracer) for x in traces)
