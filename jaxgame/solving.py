@@ -35,7 +35,7 @@ from jaxgame.solvers.kkt import DENSE_LIMIT, is_tractable
 from jaxgame.solvers.logit_newton import LogitNewton
 from jaxgame.solvers.loop import CONVERGED, MAX_STEPS, NONFINITE, STALLED, Loop, Progress
 from jaxgame.solvers.newton import natural_face, project_on, solve_on
-from jaxgame.solvers.parts import largest, on_parts
+from jaxgame.solvers.parts import largest, mesh_of, on_parts
 from jaxgame.solvers.scale import Scale, measure, uniform
 from jaxgame.solvers.settle import is_populous, settle
 
@@ -207,7 +207,7 @@ def _settled(carried_game: Carried, start, tol, max_steps, record: int) -> tuple
         concave = ~largest(~concave_agents(part, found.profile).all(), axis)
         return found.profile, found.replace(profile=None, gap=jnp.where(concave, found.gap, jnp.inf))
 
-    profile, found = on_parts(settled, game, aggregate, tol, max_steps)
+    profile, found = on_parts(settled, (game,), (), aggregate, tol, max_steps)
     out_of_steps = found.passes >= max_steps
     fields = dict(
         profile=profile,
@@ -349,8 +349,12 @@ def _tangents(
     game, change, profile = carried_game.unwrap(), carried_change.unwrap(), out["profile"]
     if passes is not None:
         valid = jnp.where(out["converged"], jnp.ones((), profile.dtype), jnp.nan)
-        solver = functools.partial(solved, loud=loud)
-        moved, shown = population_implicit.tangent(game, change, profile, valid, passes, solver)
+        solver = functools.partial(solved, loud=loud and mesh_of(game) is None)
+
+        def moves(game: Any, change: Any, axis: str | None, profile: Array, valid: Array) -> tuple[Array, Array]:
+            return population_implicit.tangent(game, change, profile, valid, passes, solver, axis)
+
+        moved, shown = on_parts(moves, (game, change), (profile,), valid)
         still = jax.tree.map(_no_tangent, out)
         return still | dict(profile=moved, representation=shown)
     if isinstance(game, Rational):

@@ -27,7 +27,7 @@ def test_every_block_runs(capsys):
         "scores": np.log(rng.dirichlet(np.ones(7), 300)),
         "reference": np.zeros(300),
     }
-    assert len(BLOCKS) == 7
+    assert len(BLOCKS) == 8
     # A reader has JAX's defaults.
     with jax.numpy_rank_promotion("allow"), jax.numpy_dtype_promotion("standard"):
         for number, block in enumerate(BLOCKS):
@@ -39,6 +39,6 @@ def test_every_block_runs(capsys):
     printed = capsys.readouterr().out
     assert "Converged" in printed and "excluded: ['extremely liberal', 'extremely conservative']" in printed
     assert names["proof"].unique and names["plan"].success
-    assert names["found"].converged
+    assert names["found"].converged and names["rough"].converged and bool(names["fitted"].identified)
     assert names["diagram"].converged.all() and sum(len(points) for points in names["edges"].crossings) > 20
     assert names["appeals"].shape == (50, 7) and np.isfinite(names["gradient"]).all()
