@@ -2,7 +2,7 @@
 
 Logit responses of agents on the map of a survey, from ϱ = 0 (uniform) to ϱ = ∞ (Nash), theory §9. That agents which
 reason more are more rational in this sense is a modelling choice of this project, and no measurement. Writes
-rationality.json, .md, .png and .svg.
+rationality.json, .md, .png and .svg, and phase-rationality.png and .svg, a map over rationality and attractiveness.
 """
 
 from __future__ import annotations
@@ -17,10 +17,13 @@ import matplotlib
 import numpy as np
 
 import jaxgame as jg
+from jaxgame.report.figures import phase
+from jaxgame.report.figures.style import save
 
 SURVEY, AGENTS, ATTRACTIVENESS, TOLERANCE = "gss2018-ideology", 10, 0.6, 1e-3
 TABLE = (0.0, 10.0, 30.0, 100.0, 300.0, 1000.0, np.inf)
 CURVE = np.geomspace(1, 1e4, 81)
+MAP = {"log_rationality": np.linspace(0.0, 4.0, 61), "attractiveness": np.linspace(0.0, 1.2, 61)}
 COLOURS = ("#0072B2", "#56B4E9", "#009E73", "#000000", "#E69F00", "#D55E00", "#CC79A7")
 
 
@@ -49,6 +52,27 @@ def draw(shares: np.ndarray, groups: tuple[str, ...], stem: pathlib.Path) -> Non
     axis.set_title("Our modelling choice: reasoning as rationality of logit responses", fontsize=8, loc="left")
     axis.legend(frameon=False, fontsize=7, loc="lower left")
     common.save_figure(figure, stem)
+
+
+def mapped(survey: jg.surveys.Survey, folder: pathlib.Path) -> dict[str, int]:
+    """The phase diagram; agents are alike, so that two of them play as any number does (theory §3.1)."""
+    game = survey.game(2)
+
+    def build(log_rationality, attractiveness):
+        return jg.with_rationality(game.replace(attractiveness=attractiveness), 10**log_rationality)
+
+    found = jg.sweep(build, MAP, tolerance=TOLERANCE, groups=survey.groups)
+    edges = jg.boundaries(build, found)
+    title = f"Some group is left out in {100 * found.excluded.any(-1).mean():.0f} % of this map"
+    note = f"{survey.source}; agents alike, γ = 1, δ = 0. Rationality as a model of reasoning is our modelling choice."
+    labels = {"log_rationality": "rationality, log₁₀ ϱ", "attractiveness": "attractiveness, α/γ"}
+    save(phase.draw(found, title, note, edges.segments, labels), folder, "phase-rationality")
+    return {
+        "points": found.status.size,
+        "converged": int(found.converged.sum()),
+        "unique": int(found.unique.sum()),
+        "crossings": sum(len(points) for points in edges.crossings),
+    }
 
 
 def main() -> None:
@@ -87,7 +111,13 @@ def main() -> None:
         ),
         "",
     ]
-    common.write_json(output / "rationality.json", dict(environment=environment, records=records))
+    diagram = mapped(survey, output)
+    lines += common.prose(
+        f"The map over rationality and attractiveness has {diagram['points']:,} points:",
+        f"{diagram['converged']:,} converged, {diagram['unique']:,} proved unique;",
+        f"{diagram['crossings']} crossings of its edges by bisection.",
+    )
+    common.write_json(output / "rationality.json", dict(environment=environment, records=records, map=diagram))
     common.write(output / "rationality.md", "\n".join(lines))
     draw(np.asarray(drawn.profile).max(1), survey.groups, output / "rationality")
     print("\n".join(lines))

@@ -22,8 +22,8 @@ from jaxgame.policies.groups import (
     train_groups,
 )
 from jaxgame.policies.questionnaire import START, Questionnaire
+from jaxgame.policies.stacked import Transformers
 from jaxgame.policies.transformer import Architecture
-from jaxgame.policies.transformers import Transformers
 from jaxgame.surveys import Survey
 from jaxgame.surveys.pooling import pooled
 

@@ -31,7 +31,7 @@ from jaxgame.policies.estimate import MixtureEstimate, estimate_mixture
 from jaxgame.policies.groups import STEPS, Quality, answer_law, measured, quality, train_groups
 from jaxgame.policies.questionnaire import Questionnaire
 from jaxgame.policies.realise import Fidelity
-from jaxgame.policies.transformers import Transformer, Transformers
+from jaxgame.policies.stacked import Transformer, Transformers
 from jaxgame.steering.floor import steer_to_floor
 from jaxgame.steering.plan import Plan
 from jaxgame.surveys import Survey

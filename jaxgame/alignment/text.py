@@ -15,7 +15,7 @@ import numpy as np
 from jaxgame.policies.mixture import MixturePolicy
 from jaxgame.policies.questionnaire import START, Questionnaire
 from jaxgame.policies.realise import cut
-from jaxgame.policies.transformers import BATCH, Transformer, Transformers
+from jaxgame.policies.stacked import BATCH, Transformer, Transformers
 
 EXAMPLES = 5
 Report = Callable[[str], None]

@@ -14,9 +14,9 @@ from jax import Array
 from jaxgame.policies import transformer
 from jaxgame.policies.model import group_log_probs, token_scores
 from jaxgame.policies.questionnaire import START, Questionnaire
+from jaxgame.policies.stacked import Transformer, Transformers
 from jaxgame.policies.training import Report, train
 from jaxgame.policies.transformer import Architecture
-from jaxgame.policies.transformers import Transformer, Transformers
 from jaxgame.surveys import Survey
 
 WIDTH, HEADS = 32, 2

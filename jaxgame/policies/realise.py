@@ -23,9 +23,9 @@ from jaxgame.policies.mixing import mixture_reward
 from jaxgame.policies.mixture import MixturePolicy
 from jaxgame.policies.model import token_scores
 from jaxgame.policies.questionnaire import START, Questionnaire
+from jaxgame.policies.stacked import Transformer, Transformers, draw
 from jaxgame.policies.training import Report, train
 from jaxgame.policies.transformer import Architecture
-from jaxgame.policies.transformers import Transformer, Transformers, draw
 
 STEPS, LEARNING_RATE = 600, 2e-3
 REPLIES = 16  # to each question, a step

@@ -14,7 +14,7 @@ import numpy as np
 import optax
 from jax import Array
 
-from jaxgame.policies.transformers import Transformers
+from jaxgame.policies.stacked import Transformers
 
 CHUNK = 25  # steps in one program, and between two reports
 KEPT_EVERY = 8  # chunks
