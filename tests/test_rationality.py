@@ -311,3 +311,32 @@ def test_steering_brings_a_group_back():
     assert float(plan.before.representation.min()) < 0.02 < float(plan.equilibrium.representation.min())
     fresh = jg.solve(jg.with_rationality(game.replace(appeal=game.appeal + plan.theta[None]), 50.0), jg.MirrorProx())
     assert np.abs(np.asarray(fresh.representation) - np.asarray(plan.equilibrium.representation)).max() < 1e-7
+
+
+@pytest.mark.parametrize("options", [{"atomic": False}, {"multiplicity": np.array([10.0, 10.0, 10.0])}, {}])
+def test_gain_of_one_agent_away_from_equilibrium(options, rng):
+    """Against scipy, with the aggregate of price-takers held fixed, and one copy of a row moving alone."""
+    n, D, rationality, reach = 3, 3, 3.0, np.array([0.5, 0.3, 0.2])
+    linear, profile = rng.normal(size=(n, D)), rng.dirichlet(np.ones(D), n)
+    coupling = jg.MeanField(2 * np.eye(D), reach=reach, **options)
+    game = jg.QuadraticGame(linear, 0.5, coupling=coupling)
+    found = jg.certify(jg.with_rationality(game, rationality), profile)
+    own = 0 * reach if options.get("atomic") is False else reach / options.get("multiplicity", np.ones(n))
+    for i in range(n):
+
+        def loss(v, i=i):
+            met = 2 * (reach @ profile + own[i] * (v - profile[i]))
+            entropy = -np.sum(v * np.log(np.maximum(v, 1e-300)))
+            return -(linear[i] @ v - 0.25 * v @ v - met @ v + entropy / rationality)
+
+        simplex = dict(bounds=[(1e-12, 1)] * D, constraints=dict(type="eq", fun=lambda v: v.sum() - 1))
+        best = scipy.optimize.minimize(loss, np.full(D, 1 / D), method="SLSQP", options=dict(ftol=1e-15), **simplex)
+        np.testing.assert_allclose(found.exploitability[i], loss(profile[i]) - best.fun, rtol=1e-6)
+
+
+def test_copies_of_rational_agents_are_no_proof_of_uniqueness():
+    for curvature, B, copies in ((-1.0, 5 * np.eye(2), 100.0), (0.05, np.eye(2), 2.0)):
+        coupling = jg.MeanField(B, include_self=curvature < 0, multiplicity=np.array([copies]))
+        game = jg.QuadraticGame(np.zeros((1, 2)), curvature, coupling=coupling)
+        assert not jg.certify(game, np.full((1, 2), 0.5)).unique
+        assert not jg.certify(jg.with_rationality(game, 1e6), np.full((1, 2), 0.5)).unique

@@ -84,11 +84,12 @@ class MeanField:
         multiplicity = self.multiplicity
         if multiplicity is not None:
             multiplicity = _checks.array("coupling.multiplicity", multiplicity, dtype, (n,))
-        if self.reach is not None:
+        defaulted = self.reach is None or "reach" in self._defaulted
+        if not defaulted:
             reach = _checks.array("coupling.reach", self.reach, dtype, (n,))
         else:
             reach = jnp.full(n, 1 / n, dtype) if multiplicity is None else multiplicity / multiplicity.sum()
-        return MeanField(
+        out = MeanField(
             jnp.asarray(self.B, dtype),
             sensitivity=jnp.asarray(self.sensitivity, dtype),
             reach=reach,
@@ -96,6 +97,8 @@ class MeanField:
             include_self=self.include_self,
             multiplicity=multiplicity,
         )
+        assign(out, _defaulted=("reach",) if defaulted else ())
+        return out
 
     def meets(self, profile: Array) -> Array:
         weight = column(self.sensitivity)

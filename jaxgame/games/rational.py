@@ -71,6 +71,11 @@ class Rational:
         return getattr(self.game, "reach", None)
 
     @property
+    def multiplicity(self) -> Array | None:
+        """How many identical agents each row stands for, (n,); None: one."""
+        return getattr(self.game, "multiplicity", None)
+
+    @property
     def rationalities(self) -> Array:
         """ϱ of every agent, (n,)."""
         return per_agent(self.rationality, self.n_agents)
@@ -79,6 +84,11 @@ class Rational:
     def temperatures(self) -> Array:
         """What multiplies entropies, (n,): 1/ϱ; 1 for an agent with ϱ = 0, whose utility is its entropy alone."""
         return 1 / jnp.where(self.rationalities > 0, self.rationalities, 1)
+
+    @property
+    def plays(self) -> Array:
+        """1 for agents to whom the game matters, 0 for those with ϱ = 0, (n,)."""
+        return jnp.where(self.rationalities > 0, jnp.ones_like(self.rationalities), 0)
 
     def utilities(self, profile: Array) -> Array:
         """U_i + H(w_i)/ϱ_i, (n,); H(w_i) where ϱ_i = 0."""
@@ -103,7 +113,7 @@ class Rational:
 
     def _curved(self, affine: AffineMap, curvature: Array) -> AffineMap:
         """With what entropies add to own curvatures, and without the game for agents with ϱ = 0."""
-        plays = jnp.where(self.rationalities > 0, jnp.ones_like(self.rationalities), 0)
+        plays = self.plays
         own, others = affine.own, affine.others
 
         def felt(x: Array | None) -> Array | None:
@@ -112,7 +122,8 @@ class Rational:
         terms = tuple((plays * coefficient, matrix) for coefficient, matrix in own.terms)
         own = Blocks(own.diagonal * plays[:, None] + curvature, terms, felt(own.dense))
         if isinstance(others, Aggregate):
-            others = Aggregate(plays * others.sensitivity, others.B, others.reach, felt(others.left), others.held)
+            sensitivity, left = plays * others.sensitivity, felt(others.left)
+            others = Aggregate(sensitivity, others.B, others.reach, left, others.held, others.share)
         elif isinstance(others, Edges):
             others = Edges(
                 plays * others.scale, others.weights, others.factor, others.B, felt(others.left), others.sent
