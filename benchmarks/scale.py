@@ -1,8 +1,8 @@
 """Large populations: how many reads and writes of the data does an equilibrium cost?
 
 Every case runs in a process of its own, so that its peak memory is its own. Within it the unit, one read and write of
-the population's (n, D) array into a fresh output (jitted 2 x + 1), and the solve take turns. Writes scale.json, .md,
-.png and .svg.
+the population's (n, D) array into a fresh output (jitted 2 x + 1), and the solve take turns. With several devices, one
+a core, the agents are spread over them. Writes scale.json, .md, .png and .svg.
 """
 
 from __future__ import annotations
@@ -11,6 +11,7 @@ import argparse
 import ctypes
 import gc
 import json
+import os
 import pathlib
 import subprocess
 import sys
@@ -107,12 +108,13 @@ class Peak:
         self.thread.join()
 
 
-def measured(kind: str, n: int, n_groups: int, precision: str, repeats: int) -> dict[str, Any]:
-    if precision == "float64":
-        jax.config.update("jax_enable_x64", True)
-    game = jax.block_until_ready(population(kind, n, n_groups, np.dtype(precision)))
-    data = sum(leaf.nbytes for leaf in jax.tree.leaves(game))
+def measured(kind: str, n: int, n_groups: int, precision: str, devices: int, repeats: int) -> dict[str, Any]:
+    jax.config.update("jax_num_cpu_devices", devices)
+    jax.config.update("jax_enable_x64", precision == "float64")
+    game = population(kind, n, n_groups, np.dtype(precision))
     x = game.targets if kind in ("response", "mixture") else game.linear
+    game = jax.block_until_ready(game if devices == 1 else jg.shard(game))
+    data = sum(leaf.nbytes for leaf in jax.tree.leaves(game))
     unit = jax.jit(lambda x: 2 * x + 1)
     cold, found = common.seconds(lambda: jg.solve(game))
     record = dict(
@@ -120,6 +122,7 @@ def measured(kind: str, n: int, n_groups: int, precision: str, repeats: int) -> 
         n=n,
         groups=n_groups,
         precision=precision,
+        devices=devices,
         converged=bool(found.converged),
         passes=int(found.steps),
         bound=float(found.residual),
@@ -146,13 +149,18 @@ def measured(kind: str, n: int, n_groups: int, precision: str, repeats: int) -> 
     )
 
 
-def cases(quick: bool) -> list[tuple[str, int, int, str]]:
+def cases(quick: bool) -> list[tuple[str, int, int, str, int]]:
     """The most telling first: the report is written after every case."""
-    out = [(kind, 1_000_000, GROUPS, "float32") for kind in METRICS]
-    out += [(kind, 10_000_000, GROUPS, "float32") for kind in METRICS[:2]]
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    million, ten = 1_000_000, 10_000_000
+    out = [(kind, million, GROUPS, "float32", devices) for kind in METRICS for devices in sorted({1, cores})]
+    out += [(kind, ten, GROUPS, "float32", 1) for kind in METRICS[:2]]
+    out += [(kind, million, GROUPS, "float64", 1) for kind in METRICS]
+    out += [("scalar nash", n, GROUPS, "float32", 1) for n in (300_000, 3_000_000)]
     out = [] if quick else out
-    out += [(kind, n, GROUPS, precision) for n in (100_000, 10_000) for precision in RESIDUAL for kind in METRICS]
-    return out if quick else out + [("scalar nash", 1_000_000, n_groups, "float32") for n_groups in (4, 8, 32, 64)]
+    small = (100_000, 10_000, 1000)
+    out += [(kind, n, GROUPS, precision, 1) for n in small for precision in RESIDUAL for kind in METRICS]
+    return out if quick else out + [("scalar nash", million, n_groups, "float32", 1) for n_groups in (4, 8, 32, 64)]
 
 
 def draw(records: list[dict[str, Any]], stem: pathlib.Path) -> None:
@@ -167,7 +175,8 @@ def draw(records: list[dict[str, Any]], stem: pathlib.Path) -> None:
     markers = dict(zip(METRICS, "osD^v", strict=True))
     for axis, precision in zip(axes, precisions, strict=True):
         for kind in METRICS:
-            shown = [r for r in records if (r["kind"], r["precision"], r["groups"]) == (kind, precision, GROUPS)]
+            chosen = kind, precision, GROUPS, 1
+            shown = [r for r in records if (r["kind"], r["precision"], r["groups"], r["devices"]) == chosen]
             shown.sort(key=lambda r: r["n"])
             axis.loglog(
                 [r["n"] for r in shown],
@@ -189,6 +198,7 @@ def report(records: list[dict[str, Any]], environment: dict[str, Any], output: p
         "precision",
         "n",
         "D",
+        "devices",
         "× read + write",
         "s",
         "passes",
@@ -204,6 +214,7 @@ def report(records: list[dict[str, Any]], environment: dict[str, Any], output: p
             r["precision"],
             f"{r['n']:,}",
             r["groups"],
+            r["devices"],
             f"{r['ratio']:.1f}",
             f"{r['seconds']:.3g}",
             r["passes"],
@@ -222,7 +233,7 @@ def report(records: list[dict[str, Any]], environment: dict[str, Any], output: p
             "× read + write: the solve as a multiple of jitted 2 x + 1 on the (n, D) data, in one process by turns;",
             "below 10⁶ agents the data is in cache and the unit next to nothing. residual: natural, unit step, float64",
             "and numpy, 20,000 agents at the aggregate of all. bound: what `solve` proves, scale-free. memory: data",
-            "and what a warm solve adds at its peak, over data and profile.",
+            "and what a warm solve adds at its peak, over data and profile. devices: over which agents are spread.",
         ),
         "",
         common.described(environment),
@@ -242,14 +253,14 @@ def main() -> None:
     parser.add_argument("--case", help=argparse.SUPPRESS)
     options = parser.parse_args()
     if options.case:
-        kind, n, n_groups, precision = json.loads(options.case)
-        print(json.dumps(measured(kind, n, n_groups, precision, 3 if n > 1_000_000 else 7)))
+        kind, n, n_groups, precision, devices = json.loads(options.case)
+        print(json.dumps(measured(kind, n, n_groups, precision, devices, 3 if n > 1_000_000 else 7)))
         return
     environment, records, todo = common.environment("jaxlib"), [], cases(options.quick)
     with Progress() as progress:
         bar = progress.add_task("populations", total=len(todo))
         for case in todo:
-            progress.update(bar, description=f"{case[0]}, {case[1]:,} × {case[2]}, {case[3]}")
+            progress.update(bar, description=f"{case[0]}, {case[1]:,} × {case[2]}, {case[3]}, {case[4]}")
             command = [sys.executable, __file__, "--case", json.dumps(case)]
             done = subprocess.run(command, capture_output=True, text=True)
             if done.returncode:

@@ -90,6 +90,11 @@ def nonnegative(name: str, x: jax.Array) -> None:
         _require(name, x, np.asarray(x) < 0, "a number ≥ 0")
 
 
+def at_least_one(name: str, x: jax.Array) -> None:
+    if concrete(x):
+        _require(name, x, np.asarray(x) < 1, "a number ≥ 1")
+
+
 def row_tolerance(dtype) -> float:
     """How far a row of shares may sum from 1."""
     return 1e-4 if jnp.finfo(dtype).bits <= 32 else 1e-8

@@ -7,15 +7,15 @@ Two forms, one set of names: those of the constructors `AlignmentGame` and `Quad
   values are arrays with one element. Pickled objects are refused.
 
     kind = "alignment"             # targets (n, D), kernel (D, D), appeal (n, D) or (D,); optional attractiveness,
-    targets = "targets.csv"        # consistency, diversity, diversity_form, consistency_metric, spread, reach, and a
-    kernel = [[1, 0.2], [0.2, 1]]  # network: [coupling] with weights (n, n) or edges
+    targets = "targets.csv"        # consistency, diversity, diversity_form, consistency_metric, spread, reach,
+    kernel = [[1, 0.2], [0.2, 1]]  # multiplicity, and a network: [coupling] with weights (n, n) or edges
     appeal = [0.3, 0.1]
 
     kind = "quadratic"             # linear (n, D), and
     linear = "linear.npy"          # curvature: a number, (n,), (D, D) or (n, D, D); or a table:
     curvature = 1.0                # [curvature] with diagonal (D,) or (n, D), or with scale (n,) and matrix (D, D)
     [coupling]
-    kind = "mean-field"            # B (D, D); optional sensitivity, reach, atomic, include_self
+    kind = "mean-field"            # B (D, D); optional sensitivity, reach, multiplicity, atomic, include_self
     B = [[0.5, 0], [0, 0.5]]       # or "network": weights (n, n) or edges, optional B; or "dense": B (n, n, D, D)
 
 `edges` is (m, 3), a row i, j, weight for "i meets j", for networks too large for an (n, n) matrix. `groups`, a list of
@@ -66,7 +66,7 @@ def load(path: Path, *, limit: int = LIMIT) -> tuple[AlignmentGame | QuadraticGa
 
 def _alignment(top: _Table) -> AlignmentGame:
     required = {name: top.numbers(name) for name in ("targets", "kernel", "appeal")}
-    levels = ("attractiveness", "consistency", "diversity", "spread", "reach")
+    levels = ("attractiveness", "consistency", "diversity", "spread", "reach", "multiplicity")
     optional: dict[str, Any] = {name: top.numbers(name) for name in levels if top.has(name)}
     optional |= {name: top.text(name) for name in ("diversity_form", "consistency_metric") if top.has(name)}
     if top.has("coupling"):
@@ -92,7 +92,8 @@ def _quadratic(top: _Table) -> QuadraticGame:
     table = top.table("coupling")
     kind = table.text("kind", ("mean-field", "network", "dense"))
     if kind == "mean-field":
-        options: dict[str, Any] = {name: table.numbers(name) for name in ("sensitivity", "reach") if table.has(name)}
+        numbers = ("sensitivity", "reach", "multiplicity")
+        options: dict[str, Any] = {name: table.numbers(name) for name in numbers if table.has(name)}
         options |= {name: table.truth(name) for name in ("atomic", "include_self") if table.has(name)}
         coupling = MeanField(table.numbers("B"), **options)
     elif kind == "network":

@@ -16,7 +16,7 @@ from jaxgame._pytree import Carried
 from jaxgame.bounds import Bounds
 from jaxgame.certificate.gap import concave_agents, gaps
 from jaxgame.equilibrium import Equilibrium
-from jaxgame.games import dtype_of, is_aggregative, linearise, reach_of, representation
+from jaxgame.games import dtype_of, is_aggregative, linearise, representation, share_of
 from jaxgame.games.affine import AffineMap
 from jaxgame.implicit import solved, tangent
 from jaxgame.solvers import AggregativeNewton, GoldenRatio, Newton, Solver
@@ -138,7 +138,7 @@ def _bounded_solver(game: Any, solver: Solver | None, bounds: Any) -> tuple[Boun
             f"bounds need a Jacobian that fits in memory: at most {DENSE_LIMIT} mixture entries where agents meet "
             "neither through a mean nor along a network"
         )
-    bounds = bounds.sized(game.n_agents, game.n_groups, reach_of(game, dtype_of(game)))
+    bounds = bounds.sized(game.n_agents, game.n_groups, share_of(game, dtype_of(game)))
     return BoundedNewton(bounds), bounds
 
 

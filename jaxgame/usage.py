@@ -65,12 +65,12 @@ same names as arrays; what stands in a table has a dot, as in coupling.B). Names
 AlignmentGame and QuadraticGame; n agents, D groups.
 
 [bold]kind = "alignment"[/bold]: targets (n, D), kernel (D, D), appeal (n, D) or (D,); optional attractiveness,
-consistency, diversity, diversity_form, consistency_metric, spread, reach, and a table coupling with weights (n, n) or
-edges (m, 3: i, j, weight).
+consistency, diversity, diversity_form, consistency_metric, spread, reach, multiplicity, and a table coupling with
+weights (n, n) or edges (m, 3: i, j, weight).
 
 [bold]kind = "quadratic"[/bold]: linear (n, D); curvature: a number, (n,), (D, D) or (n, D, D), or a table with
-diagonal, or with scale and matrix; a table coupling with kind = "mean-field" (B; optional sensitivity, reach, atomic,
-include_self), "network" (weights or edges; optional B) or "dense" (B (n, n, D, D)).
+diagonal, or with scale and matrix; a table coupling with kind = "mean-field" (B; optional sensitivity, reach,
+multiplicity, atomic, include_self), "network" (weights or edges; optional B) or "dense" (B (n, n, D, D)).
 
 Both: optional groups, a list of D names.
 

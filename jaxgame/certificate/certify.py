@@ -13,9 +13,10 @@ from jaxgame import _checks, simplex
 from jaxgame._pytree import pytree
 from jaxgame.certificate import weights as rosen
 from jaxgame.certificate.exploitability import Position, exploitability, position
+from jaxgame.certificate.gap import semidefinite, size_of
 from jaxgame.certificate.spectrum import Spectrum, dense_jacobian, spectrum
 from jaxgame.games import dtype_of, is_quadratic, reach_of
-from jaxgame.games.affine import AffineMap
+from jaxgame.games.affine import AffineMap, Aggregate, Blocks
 from jaxgame.solvers.scale import Scale
 
 STEPS = tuple(2.0**k for k in range(-12, 7, 2))  # step sizes of the error bound, in units of 1/L
@@ -90,6 +91,7 @@ def certify(
     weights, unique = np.ones(shape[0]), c > 0
     if not unique and not local:
         weights, unique = _weighted(at.affine, dtype)
+    unique = unique and _copies_play_alike(at.affine)
     gain, exact = exploitability(game, at)
     return Certificate(
         residual=_residual(profile, at.marginals, _scale(at, L)),
@@ -112,9 +114,11 @@ def prove_unique(game: Any) -> tuple[np.ndarray, bool]:
     """Weights by which a quadratic game is proved to have one equilibrium, and whether it is."""
     affine, dtype = game.affine(), dtype_of(game)
     weights = np.ones(game.n_agents)
-    if spectrum(affine, weights, dtype=dtype).lower > 0:
-        return weights, True
-    return _weighted(affine, dtype)
+    if not spectrum(affine, weights, dtype=dtype).lower > 0:
+        weights, proved = _weighted(affine, dtype)
+        if not proved:
+            return weights, False
+    return weights, _copies_play_alike(affine)
 
 
 def unique_under_bounds(game: Any, exposure: Any) -> bool:
@@ -128,7 +132,19 @@ def unique_under_bounds(game: Any, exposure: Any) -> bool:
     if not is_quadratic(game) or not ((reach > 0) & (exposure > 0)).all():
         return False
     weights = reach / exposure
-    return spectrum(game.affine(), weights / weights.mean(), dtype=dtype).lower > 0
+    affine = game.affine()
+    return spectrum(affine, weights / weights.mean(), dtype=dtype).lower > 0 and _copies_play_alike(affine)
+
+
+def _copies_play_alike(affine: AffineMap) -> bool:
+    """Whether identical agents that share a row respond to S in one way only: by definite own blocks."""
+    others = affine.others
+    if not isinstance(others, Aggregate) or others.share is None:
+        return True
+    size, n_groups = size_of(affine), affine.linear.shape[1]
+    margin = 100 * n_groups * jnp.finfo(size.dtype).eps * size
+    own = Blocks(affine.own.diagonal - margin[:, None], affine.own.terms, affine.own.dense)
+    return bool(semidefinite(own, size, n_groups).all())
 
 
 def _supplied(found: Spectrum, monotonicity: float | None, lipschitz: float | None) -> Spectrum:

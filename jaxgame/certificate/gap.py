@@ -27,9 +27,13 @@ def concave_agents(game: Any, profile: Array) -> Array:
 
     Up to rounding: an eigenvalue above −10·D·eps of the parts that the curvature is made of counts as zero.
     """
-    own, size = own_curvature(game, profile)
-    n, n_groups = profile.shape
-    rounding = 10 * n_groups * jnp.finfo(profile.dtype).eps
+    return semidefinite(*own_curvature(game, profile), profile.shape[1])
+
+
+def semidefinite(own: Blocks, size: Array, n_groups: int) -> Array:
+    """Whether each of n blocks is positive semidefinite, (n,) bool, up to the rounding of parts of a size (n,)."""
+    n = size.shape[0]
+    rounding = 10 * n_groups * jnp.finfo(size.dtype).eps
 
     def every_agent() -> Array:
         def one(agent: Any) -> Array:
@@ -61,13 +65,14 @@ def own_curvature(game: Any, profile: Array) -> tuple[Blocks, Array]:
         profile = (profile + NUDGE / profile.shape[1]) / (1 + NUDGE)
     affine = linearise(game, profile)
     own = affine.own_curvature()
-    size = _size(affine)
+    size = size_of(affine)
     tiny = 8 * jnp.finfo(profile.dtype).eps * size
     terms = [(jnp.where(jnp.abs(c) * _norm(matrix) <= tiny, 0, c), matrix) for c, matrix in own.terms]
     return Blocks(own.diagonal, tuple(terms), own.dense), size
 
 
-def _size(affine: AffineMap) -> Array:
+def size_of(affine: AffineMap) -> Array:
+    """Of the parts of every agent's own curvature, added up, (n,)."""
     own, others = affine.own, affine.others
     size = jnp.broadcast_to(jnp.abs(own.diagonal).max(1), affine.linear.shape[:1])
     for coefficient, matrix in own.terms:
@@ -76,7 +81,7 @@ def _size(affine: AffineMap) -> Array:
         size = size + _norm(own.dense)
     if isinstance(others, Aggregate) and not others.held:
         own_part = _norm(others.columns()) if others.B is None else jnp.abs(others.sensitivity) * _norm(others.B)
-        size = size + others.reach * own_part
+        size = size + others.own * own_part
     return size
 
 

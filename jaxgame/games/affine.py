@@ -113,6 +113,7 @@ class Aggregate:
     """Every agent meets L_i S with S = Σ_j reach_j w_j: rank D. L_i = sensitivity_i · B, or `left[i]` where B is None.
 
     `held`: agents take S as given (Wardrop), so that their own part of S is no part of their utility's curvature.
+    `share`: an agent's own part of S, where that is not all of its row's.
     """
 
     sensitivity: Array  # (n,)
@@ -120,6 +121,12 @@ class Aggregate:
     reach: Array  # (n,)
     left: Array | None = None  # (n, D, D)
     held: bool = False
+    share: Array | None = None  # (n,)
+
+    @property
+    def own(self) -> Array:
+        """The part of S that an agent's own mixture makes, (n,)."""
+        return self.reach if self.share is None else self.share
 
     def apply(self, mixtures: Array) -> Array:
         return self.spread(averaged(self.reach, mixtures))
@@ -150,7 +157,7 @@ class Aggregate:
 
     def scaled(self, factor: Array) -> Aggregate:
         left = None if self.left is None else self.left * factor
-        return Aggregate(self.sensitivity * factor, self.B, self.reach, left, self.held)
+        return Aggregate(self.sensitivity * factor, self.B, self.reach, left, self.held, self.share)
 
 
 @pytree(static=("sent",))
@@ -259,10 +266,10 @@ class AffineMap:
             return Blocks(
                 self.own.diagonal,
                 self.own.terms,
-                others.reach[:, None, None] * others.columns() + jnp.asarray(self.own.dense),
+                others.own[:, None, None] * others.columns() + jnp.asarray(self.own.dense),
             )
         # Coefficients of one and the same matrix are summed, so that an excluded own part cancels exactly.
-        merged = {id(others.B): (others.reach * others.sensitivity, others.B)}
+        merged = {id(others.B): (others.own * others.sensitivity, others.B)}
         for coefficient, matrix in self.own.terms:
             known = merged.get(id(matrix))
             merged[id(matrix)] = (coefficient if known is None else coefficient + known[0], matrix)

@@ -34,7 +34,9 @@ class AlignmentGame:
     targets t (n, D) rows on the simplex; kernel K (D, D) positive semidefinite; appeal a (n, D), or (D,) broadcast;
     attractiveness α ≥ 0, consistency γ ≥ 0, diversity δ of any sign: scalar or (n,); spread v (D,) ≥ diag(K), default
     diag(K); coupling None (mean of the others) or `Network` with averaging rows and no B; reach (n,) ≥ 0 summing to 1,
-    the weights of the representation (they do not enter utilities), default uniform.
+    the weights of the representation (they do not enter utilities), default uniform; multiplicity (n,) ≥ 1, default 1:
+    row i stands for so many identical agents, who play alike and share reach_i (default: in proportion to their
+    number); needs coupling None.
 
     Raises ValueError naming the argument, the first offending index and what was expected.
     """
@@ -50,6 +52,8 @@ class AlignmentGame:
     spread: Any = None
     coupling: Any = None
     reach: Any = None
+    multiplicity: Any = None
+    population: Any = None  # how many agents there are, with multiplicity
     replace: ClassVar[Callable[..., Any]]
 
     def __init__(
@@ -66,6 +70,7 @@ class AlignmentGame:
         spread: Any = None,
         coupling: Network | None = None,
         reach: Any = None,
+        multiplicity: Any = None,
     ):
         if diversity_form not in FORMS:
             raise ValueError(f"diversity_form is {diversity_form!r}, expected one of {FORMS}")
@@ -76,7 +81,16 @@ class AlignmentGame:
                 f"coupling must be None (mean of the other agents) or a Network, got {type(coupling).__name__}"
             )
         dtype = _checks.float_dtype(
-            targets, kernel, appeal, attractiveness, consistency, diversity, spread, reach, coupling and coupling.arrays
+            targets,
+            kernel,
+            appeal,
+            attractiveness,
+            consistency,
+            diversity,
+            spread,
+            reach,
+            multiplicity,
+            coupling and coupling.arrays,
         )
         targets = _checks.shares("targets", _checks.array("targets", targets, dtype, ("n", "D")), targets)
         n, n_groups = targets.shape
@@ -108,11 +122,15 @@ class AlignmentGame:
                     "coupling.B is set, expected None: in an AlignmentGame the kernel says how agents meet"
                 )
             _checks.averaging("coupling.weights", coupling.weights)
-        reach = (
-            jnp.full(n, 1 / n, dtype)
-            if reach is None
-            else _checks.shares("reach", _checks.array("reach", reach, dtype, (n,)), reach)
-        )
+        if multiplicity is not None:
+            if coupling is not None:
+                raise ValueError("multiplicity is set, expected None for agents on a network")
+            multiplicity = _checks.array("multiplicity", multiplicity, dtype, (n,))
+            _checks.at_least_one("multiplicity", multiplicity)
+        if reach is not None:
+            reach = _checks.shares("reach", _checks.array("reach", reach, dtype, (n,)), reach)
+        else:
+            reach = jnp.full(n, 1 / n, dtype) if multiplicity is None else multiplicity / multiplicity.sum()
         assign(
             self,
             targets=targets,
@@ -123,6 +141,8 @@ class AlignmentGame:
             spread=own if spread is None else spread,
             coupling=coupling,
             reach=reach,
+            multiplicity=multiplicity,
+            population=None if multiplicity is None else multiplicity.sum(),
             _defaulted=defaulted,
             **weights,
         )
@@ -145,6 +165,10 @@ class AlignmentGame:
         if self.coupling is not None:
             return self.coupling.factor @ profile
         n = self.n_agents
+        if self.multiplicity is not None:
+            total = averaged(self.multiplicity, profile)
+            alone = self.population <= 1
+            return jnp.where(alone, 0, (total[None] - profile) / jnp.where(alone, 1, self.population - 1))
         if n == 1:
             return jnp.zeros_like(profile)
         total = averaged(jnp.ones(n, profile.dtype), profile)
@@ -192,14 +216,21 @@ class AlignmentGame:
         population: how many agents meet, where the game is itself a part of a larger one.
         """
         n = self.n_agents if population is None else population
-        diversity = rows(per_agent(self.diversity, self.n_agents)) * float(n > 1)
+        diversity = rows(per_agent(self.diversity, self.n_agents))
+        weight = share = None
+        if self.multiplicity is None:
+            diversity, n_others = diversity * float(n > 1), max(n - 1, 1)
+        else:
+            n = self.population
+            diversity, n_others = jnp.where(n > 1, diversity, 0), jnp.where(n > 1, n - 1, 1)
+            share = jnp.full_like(diversity, 1) / n
+            weight = rows(self.multiplicity) / n
         linear, curvature = self._alone(diversity, rows)
         # The mean of the others is n/(n−1) of the population's mean, less the agent's own share of it.
-        sensitivity = diversity * (n / max(n - 1, 1))
-        weight = jnp.full_like(sensitivity, 1 / n)
-        return Members(
-            linear, curvature, -sensitivity / n, self.kernel, sensitivity, self.kernel, weight, rows(self.reach)
-        )
+        sensitivity = diversity * (n / n_others)
+        own, B = -sensitivity / n, self.kernel
+        weight = jnp.full_like(sensitivity, 1 / n) if weight is None else weight
+        return Members(linear, curvature, own, B, sensitivity, B, weight, rows(self.reach), False, share)
 
     def _alone(self, diversity: Array, rows: Rows) -> tuple[Array, Blocks]:
         """Linear utilities (b, D) and own curvature, as if the others' mean did not contain the agent."""

@@ -24,6 +24,8 @@ class MeanField:
     """Agent i meets sensitivity_i · B S, S = Σ_j reach_j w_j (without j = i if not `include_self`).
 
     B (D, D); sensitivity scalar or (n,), any sign; reach (n,) ≥ 0 summing to 1, uniform by default.
+    multiplicity (n,) ≥ 1, default 1: row i of the game stands for so many identical agents, who play alike and have
+    reach_i together; reach is then by default multiplicity over its sum. One of them has reach_i / multiplicity_i.
     atomic=True (Nash): an agent counts its own effect on S; it matters only with include_self. atomic=False (Wardrop):
     the agent takes S as given, and its marginals are not the gradient of its utility.
     """
@@ -33,11 +35,19 @@ class MeanField:
     reach: Any = None
     atomic: bool = True
     include_self: bool = True
+    multiplicity: Any = None
 
     def __init__(
-        self, B: Any, *, sensitivity: Any = 1.0, reach: Any = None, atomic: bool = True, include_self: bool = True
+        self,
+        B: Any,
+        *,
+        sensitivity: Any = 1.0,
+        reach: Any = None,
+        atomic: bool = True,
+        include_self: bool = True,
+        multiplicity: Any = None,
     ):
-        dtype = _checks.float_dtype(B, sensitivity, reach)
+        dtype = _checks.float_dtype(B, sensitivity, reach, multiplicity)
         B = _checks.array("B", B, dtype, ("D", "D"))
         if B.shape[0] != B.shape[1]:
             raise ValueError(f"B has shape {B.shape}, expected a square matrix (D, D)")
@@ -46,37 +56,56 @@ class MeanField:
         sensitivity = _checks.array("sensitivity", sensitivity, dtype, (), ("n",))
         if reach is not None:
             reach = _checks.shares("reach", _checks.array("reach", reach, dtype, ("n",)), reach)
-        assign(self, B=B, sensitivity=sensitivity, reach=reach, atomic=atomic, include_self=include_self)
+        if multiplicity is not None:
+            multiplicity = _checks.array("multiplicity", multiplicity, dtype, ("n",))
+            _checks.at_least_one("multiplicity", multiplicity)
+        assign(
+            self,
+            B=B,
+            sensitivity=sensitivity,
+            reach=reach,
+            atomic=atomic,
+            include_self=include_self,
+            multiplicity=multiplicity,
+        )
 
     @property
     def arrays(self):
-        return self.B, self.sensitivity, self.reach
+        return self.B, self.sensitivity, self.reach, self.multiplicity
+
+    @property
+    def share(self) -> Array:
+        """The part of S that one agent of each row makes, (n,). Of a sized mean field."""
+        return self.reach if self.multiplicity is None else self.reach / self.multiplicity
 
     def sized(self, n: int, n_groups: int, dtype) -> MeanField:
         _checks.array("coupling.B", self.B, dtype, (n_groups, n_groups))
         _checks.array("coupling.sensitivity", self.sensitivity, dtype, (), (n,))
-        reach = (
-            jnp.full(n, 1 / n, dtype)
-            if self.reach is None
-            else _checks.array("coupling.reach", self.reach, dtype, (n,))
-        )
+        multiplicity = self.multiplicity
+        if multiplicity is not None:
+            multiplicity = _checks.array("coupling.multiplicity", multiplicity, dtype, (n,))
+        if self.reach is not None:
+            reach = _checks.array("coupling.reach", self.reach, dtype, (n,))
+        else:
+            reach = jnp.full(n, 1 / n, dtype) if multiplicity is None else multiplicity / multiplicity.sum()
         return MeanField(
             jnp.asarray(self.B, dtype),
             sensitivity=jnp.asarray(self.sensitivity, dtype),
             reach=reach,
             atomic=self.atomic,
             include_self=self.include_self,
+            multiplicity=multiplicity,
         )
 
     def meets(self, profile: Array) -> Array:
         weight = column(self.sensitivity)
         met = weight * jnp.broadcast_to((self.B * averaged(self.reach, profile)[None]).sum(1), profile.shape)
-        return met if self.include_self else met - weight * self.reach[:, None] * (profile @ self.B.T)
+        return met if self.include_self else met - weight * self.share[:, None] * (profile @ self.B.T)
 
     def slope(self, profile: Array) -> Array:
         met = self.meets(profile)
         if self.atomic and self.include_self:
-            return met + column(self.sensitivity) * self.reach[:, None] * (profile @ self.B)
+            return met + column(self.sensitivity) * self.share[:, None] * (profile @ self.B)
         return met
 
     def members(self, linear: Array, curvature: Blocks, rows: Rows, reach: Array | None = None) -> Members:
@@ -86,13 +115,15 @@ class MeanField:
         """
         weight = rows(self.reach) if reach is None else reach
         sensitivity = rows(per_agent(self.sensitivity, self.reach.shape[0]))
+        share = None if self.multiplicity is None else weight / rows(self.multiplicity)
+        alone = weight if share is None else share
         own = matrix = None
         if not self.include_self:
-            own, matrix = -sensitivity * weight, self.B
+            own, matrix = -sensitivity * alone, self.B
         elif self.atomic:
-            own, matrix = sensitivity * weight, self.B.T
+            own, matrix = sensitivity * alone, self.B.T
         held = self.include_self and not self.atomic
-        return Members(linear, curvature, own, matrix, sensitivity, self.B, weight, None, held)
+        return Members(linear, curvature, own, matrix, sensitivity, self.B, weight, None, held, share)
 
 
 @pytree()

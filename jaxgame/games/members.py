@@ -19,6 +19,7 @@ class Members:
 
     M_i is an agent's own curvature; own_i O (D, D) the part that its own share of S adds, small where agents are many.
     `reach`: weights of the representation where they differ from those of S. `held`: agents take S as given (Wardrop).
+    `share`: as of `Aggregate`.
     """
 
     linear: Array  # (b, D)
@@ -30,19 +31,20 @@ class Members:
     weight: Array  # (b,)
     reach: Array | None
     held: bool = False
+    share: Array | None = None  # (b,)
     replace: ClassVar[Callable[..., Any]]
 
     def rows(self, rows: Rows) -> Members:
         """Some of them."""
-        own, reach = (None if x is None else rows(x) for x in (self.own, self.reach))
+        own, reach, share = (None if x is None else rows(x) for x in (self.own, self.reach, self.share))
         linear, sensitivity, weight = rows(self.linear), rows(self.sensitivity), rows(self.weight)
-        return Members(
-            linear, self.curvature.rows(rows), own, self.matrix, sensitivity, self.B, weight, reach, self.held
-        )
+        curvature = self.curvature.rows(rows)
+        return Members(linear, curvature, own, self.matrix, sensitivity, self.B, weight, reach, self.held, share)
 
     def affine(self) -> AffineMap:
         """The game map of these agents by themselves."""
         blocks = self.curvature
         if self.own is not None and self.matrix is not None:
             blocks = Blocks(blocks.diagonal, (*blocks.terms, (self.own, self.matrix)), blocks.dense)
-        return AffineMap(self.linear, blocks, Aggregate(self.sensitivity, self.B, self.weight, None, self.held))
+        aggregate = Aggregate(self.sensitivity, self.B, self.weight, None, self.held, self.share)
+        return AffineMap(self.linear, blocks, aggregate)

@@ -17,7 +17,8 @@ class Game(Protocol):
 
     `affine() -> AffineMap` (the game map is affine: a quadratic game), `linearise(profile) -> AffineMap` (its
     first-order expansion without forming a dense Jacobian), `reach` (n,), weights of the representation,
-    `is_aggregative`, whether agents meet only through an aggregate.
+    `multiplicity` (n,), how many identical agents each row stands for, `is_aggregative`, whether agents meet only
+    through an aggregate.
     """
 
     @property
@@ -60,6 +61,12 @@ def reach_of(game: Any, dtype: Any) -> Array:
     """The weights of the agents in the representation, (n,): uniform unless the game has its own."""
     reach = getattr(game, "reach", None)
     return jnp.full(game.n_agents, 1 / game.n_agents, dtype) if reach is None else reach
+
+
+def share_of(game: Any, dtype: Any) -> Array:
+    """What one agent of each row adds to the representation, (n,): reach, but where a row stands for several."""
+    reach, multiplicity = reach_of(game, dtype), getattr(game, "multiplicity", None)
+    return reach if multiplicity is None else reach / multiplicity
 
 
 def representation(game: Any, profile: Array) -> Array:

@@ -64,6 +64,11 @@ class QuadraticGame:
         """Weights of the representation, (n,); None: uniform."""
         return self.coupling.reach if isinstance(self.coupling, MeanField) else None
 
+    @property
+    def multiplicity(self) -> Array | None:
+        """How many identical agents each row stands for, (n,); None: one."""
+        return self.coupling.multiplicity if isinstance(self.coupling, MeanField) else None
+
     def utilities(self, profile: Array) -> Array:
         """U_i, (n,)."""
         own = curvatures.blocks(self.curvature, self.n_agents).apply(profile)

@@ -17,7 +17,7 @@ from jaxgame.games.members import Members
 from jaxgame.games.protocol import dtype_of
 
 # What solvers may ask of a game beyond the protocol, and an addition does not change.
-_STRUCTURE = ("reach", "is_aggregative", "meeting")
+_STRUCTURE = ("reach", "multiplicity", "is_aggregative", "meeting")
 
 
 def subsidised(game: Any, addition: Any) -> Any:

@@ -30,6 +30,7 @@ PER_AGENT = dict(
     diversity=(1,),
     sensitivity=(1,),
     reach=(1,),
+    multiplicity=(1,),
     curvature=(1, 3),
     h=(2,),  # Diagonal
     q=(1,),  # Scaled

@@ -27,7 +27,10 @@ SAMPLE_STEPS = 40
 SLOW = 0.1  # ratio of misses that is not worth a pass
 SHORTEST = 2.0**-20  # of a Newton step
 LEAST = 4096  # agents that are sampled
-SHARE, MOST = 8, 100_000  # where their responses are formulas: one agent in so many, up to what leaves two passes to 1e-6
+SHARE, MOST = (
+    8,
+    100_000,
+)  # where their responses are formulas: one agent in so many, up to what leaves two passes to 1e-6
 
 
 @pytree()

@@ -15,7 +15,7 @@ from jax.core import Tracer
 from jaxgame.bounds import Bounds, checked_floor, missed_by_rounding
 from jaxgame.certificate.certify import certify, unique_under_bounds
 from jaxgame.equilibrium import Equilibrium
-from jaxgame.games import AlignmentGame, dtype_of, reach_of, subsidised
+from jaxgame.games import AlignmentGame, dtype_of, share_of, subsidised
 from jaxgame.games.affine import per_agent
 from jaxgame.solving import solve
 from jaxgame.steering.least_norm import least_norm
@@ -83,11 +83,11 @@ class Charge:
     @classmethod
     def of(cls, game: Any, lever: str, minimise: str) -> Charge:
         """Raises ValueError for a common change of appeal that no agent feels."""
-        reach = reach_of(game, dtype_of(game))
+        share = share_of(game, dtype_of(game))
         if lever == "price":
-            return cls(game, lever, reach, minimise)
+            return cls(game, lever, share, minimise)
         if not isinstance(game, AlignmentGame):
-            return cls(game, lever, jnp.ones_like(reach), minimise)
+            return cls(game, lever, jnp.ones_like(share), minimise)
         exposure = per_agent(game.attractiveness, game.n_agents)
         if not bool((exposure > 0).any()):
             raise ValueError("lever 'common' changes appeal, and the attractiveness of every agent is 0; use 'price'")
