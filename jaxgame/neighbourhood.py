@@ -45,9 +45,10 @@ def explore(options: StudyOptions, survey: Survey, game: AlignmentGame, critical
         return Neighbourhood(game.n_agents, missing={"diagram": why, "derivatives": why})
     dtype = np.dtype(game.kernel.dtype)
     axes = {
-        "attractiveness": np.linspace(0, _reach(options, critical), POINTS[0], dtype=dtype),
-        "diversity": np.linspace(min(0.0, 2 * options.diversity), _spread(options), POINTS[1], dtype=dtype),
+        "attractiveness": _axis(0.0, _reach(options, critical), POINTS[0], options.attractiveness),
+        "diversity": _axis(min(0.0, 2 * options.diversity), _spread(options), POINTS[1], options.diversity),
     }
+    axes = {name: axis.astype(dtype) for name, axis in axes.items()}
 
     def build(**levels: Any) -> AlignmentGame:
         return game.replace(**levels)
@@ -63,6 +64,14 @@ def explore(options: StudyOptions, survey: Survey, game: AlignmentGame, critical
     except ArithmeticError as error:
         return Neighbourhood(game.n_agents, diagram, edges, missing={"derivatives": str(error)})
     return Neighbourhood(game.n_agents, diagram, edges, derivatives)
+
+
+def _axis(low: float, high: float, points: int, value: float) -> np.ndarray:
+    """From low to high, evenly but for the point that makes room for the population's own value."""
+    axis = np.linspace(low, high, points)
+    if value not in axis:
+        axis[1 + np.abs(axis[1:-1] - value).argmin()] = value
+    return axis
 
 
 def _reach(options: StudyOptions, critical: np.ndarray | None) -> float:

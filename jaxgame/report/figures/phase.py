@@ -62,7 +62,7 @@ def _map(
     axes.pcolormesh(
         x, y, masked, cmap=colours, norm=BoundaryNorm(np.arange(least - 0.5, most + 1), len(levels)), rasterized=True
     )
-    handles = [Patch(fc=colours(k), ec=GREY, lw=0.4, label=counted(int(n))) for k, n in enumerate(levels)]
+    handles = [Patch(fc=colours(k), ec=GREY, lw=0.4, label=_counted(int(n))) for k, n in enumerate(levels)]
     doubtful = ~sweep.unique
     if doubtful.any():
         with matplotlib.rc_context({"hatch.linewidth": 0.4, "hatch.color": BLACK}):
@@ -91,8 +91,7 @@ def _map(
     return figure
 
 
-def counted(count: int) -> str:
-    """So many groups are left out, in words."""
+def _counted(count: int) -> str:
     return "everyone represented" if count == 0 else f"{count} left out"
 
 

@@ -15,14 +15,16 @@ import numpy as np
 from matplotlib.colors import to_hex
 
 from jaxgame.maps.result import APART, Sweep
-from jaxgame.report.figures.phase import DASHES, LINES, connected, counted, shades
+from jaxgame.report.figures.phase import LINES, connected, shades
 from jaxgame.report.figures.style import BLACK, BLUE, GREY, PALE, VERMILLION
 
 FONT = {"family": 'system-ui, "Segoe UI", "DejaVu Sans", sans-serif', "size": 12, "color": "#1a1a1a"}
 CURSOR = {"bgcolor": "white", "bordercolor": GREY, "font": {**FONT, "size": 13}, "align": "left"}
-LEGEND = {"orientation": "h", "x": 0, "xanchor": "left", "y": 1, "yanchor": "bottom", "yref": "container"}
+LEGEND = {"orientation": "h", "x": 0, "xanchor": "left", "y": 1.01, "yanchor": "bottom", "font": {**FONT, "size": 11}}
 NARROW = 320  # pixels across a chart on a small screen, for which names are placed
 BUBBLE, LEAST = 44.0, 4.0  # pixels across a group that is everyone; the smallest
+NAME = (0.22, 0.06)  # half of what a name takes of a diagram, along each axis, on a small screen
+ROUNDS = 3  # in which every name may move out of the way of those placed since
 MARKS = 1200  # marks at most that show where uniqueness is not proved
 DASH_NAMES = ("solid", "dash", "dashdot", "dot")
 
@@ -84,7 +86,14 @@ def shares(
             }
         data.append(trace)
     layout = _layout(height=120 + 42 * len(groups))
-    layout["xaxis"] |= {"title": {"text": "share (%)"}, "rangemode": "tozero", "gridcolor": "#eeeeee", "showgrid": True}
+    ends = [one.values if one.interval is None else np.maximum(one.values, one.interval[1]) for one in series]
+    widest = 100 * float(np.nanmax(np.concatenate(ends)))
+    layout["xaxis"] |= {
+        "title": {"text": "share (%)"},
+        "range": [-0.04 * widest, 1.05 * widest],
+        "gridcolor": "#eeeeee",
+        "showgrid": True,
+    }
     layout["yaxis"] |= {
         "tickvals": rows,
         "ticktext": [_wrapped(group, 15) for group in groups],
@@ -219,7 +228,7 @@ def phase(
         }
     ]
     for level, colour in zip(levels, colours, strict=True):
-        data.append(_key(counted(level), {"symbol": "square", "size": 13, "color": colour}))
+        data.append(_key(f"{level or 'none'} left out", {"symbol": "square", "size": 13, "color": colour}))
     if (counts < 0).any():
         data.append(_key("no equilibrium found", {"symbol": "square", "size": 13, "color": BLACK}))
     several = np.nan_to_num(sweep.disagreement) > APART
@@ -251,7 +260,7 @@ def curves(sweep: Sweep, groups: Sequence[str], label: str) -> dict[str, Any]:
     data: list[dict[str, Any]] = []
     for d, group in enumerate(groups):
         name = escape(group, quote=False)
-        look = {"color": LINES[d % len(LINES)], "dash": DASH_NAMES[d // len(LINES) % len(DASHES)], "width": 2}
+        look = {"color": LINES[d % len(LINES)], "dash": DASH_NAMES[d // len(LINES) % len(DASH_NAMES)], "width": 2}
         data.append(
             {
                 "type": "scatter",
@@ -291,7 +300,7 @@ def _layout(height: int) -> dict[str, Any]:
         "hoverlabel": CURSOR,
         "hovermode": "closest",
         "dragmode": False,  # a finger on the chart scrolls the page
-        "legend": LEGEND | {"y": 1, "font": {**FONT, "size": 11}},
+        "legend": LEGEND,
         "modebar": {"orientation": "v", "bgcolor": "rgba(255,255,255,0.6)"},
         "xaxis": dict(axis),
         "yaxis": dict(axis),
@@ -330,11 +339,11 @@ def _named(
     size = np.array([axis[-1] - axis[0] for axis in axes])
     part = max(connected(segments, size), key=lambda one: np.linalg.norm(np.diff(one / size, axis=1), axis=-1).sum())
     middles = (part.mean(1) - low) / size
-    room = np.minimum(middles, 1 - middles) @ np.array([1.0, 0.3])
+    room = np.minimum(np.minimum(middles, 1 - middles) / NAME, 1).min(1)
     if others:
         taken = np.array([[(one[key] - low[k]) / size[k] for k, key in enumerate("xy")] for one in others])
         away = np.linalg.norm((middles[:, None] - taken[None]) * [0.7, 2], axis=2).min(1)
-        room = np.where(away < 0.15, away - 1, room)
+        room += np.minimum(away, 0.5) - (away < 0.15)
     at = part.mean(1)[int(np.argmax(room))]
     return [
         {"x": at[0], "y": at[1], "text": name, "showarrow": False, "font": {"size": 11, "color": BLACK},
@@ -354,19 +363,19 @@ def _beside(texts: Sequence[str], positions: np.ndarray, radii: np.ndarray, scal
     """Where to write each name, so that on a small screen none covers another or a bubble, as far as that goes."""
     centres = positions * scale * [1, -1]
     boxes = [np.concatenate([c - r, c + r]) for c, r in zip(centres, radii, strict=True)]
-    chosen: list[str] = [""] * len(texts)
-    for d in np.argsort(-radii):
+    written: dict[int, tuple[str, np.ndarray]] = {}
+    for d in [*np.argsort(-radii)] * ROUNDS:
         lines = texts[d].split("<br>")
         half = np.array([max(map(len, lines)) * 6.2, len(lines) * 14.0]) / 2
-        best, kept = np.inf, boxes[d]
+        others = [box for k, box in enumerate(boxes) if k != d] + [box for k, (_, box) in written.items() if k != d]
+        best = np.inf
         for place, way in _PLACES.items():
             middle = centres[d] + np.array(way) * (half + radii[d] + 2)
             box = np.concatenate([middle - half, middle + half])
-            cost = sum(_overlap(box, other) for k, other in enumerate(boxes) if k != d)
+            cost = sum(_overlap(box, other) for other in others)
             if cost < best:
-                best, chosen[d], kept = cost, place, box
-        boxes.append(kept)
-    return chosen
+                best, written[int(d)] = cost, (place, box)
+    return [written[d][0] for d in range(len(texts))]
 
 
 _PLACES = {

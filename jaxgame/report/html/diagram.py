@@ -21,9 +21,9 @@ def diagram(sweep: Sweep, edges: Boundaries | None, at: Sequence[float] | None =
     labels = [SYMBOLS.get(name, name) for name in sweep.axes]
     start = [float(axis[len(axis) // 2]) for axis in sweep.axes.values()] if at is None else at
     shown = thinned(sweep)
-    caption = sweep.message
+    caption = ""
     if shown is not sweep:
-        caption += f" The page holds {' × '.join(f'{length:,}' for length in shown.shape)} of the points."
+        caption = f"The page holds {' × '.join(f'{length:,}' for length in shown.shape)} of the points."
     if len(sweep.axes) == 1:
         title, chart = "Representation of every group", charts.curves(shown, names, labels[0])
     else:
@@ -33,14 +33,16 @@ def diagram(sweep: Sweep, edges: Boundaries | None, at: Sequence[float] | None =
             caption = (
                 f"Lines: where a group falls out or comes back, exact to 1e-10 where they cross the grid. {caption}"
             )
-    words = f"Phase diagram over {' and '.join(labels)}. {_words(sweep, names)}"
+    words = f"Diagram over {' and '.join(labels)}. {left_out(sweep)}"
     figure = Figure(
         "phase", title, words, chart, caption, _table(sweep, names, edges), pack(shown, names, labels, start)
     )
     return [figure]
 
 
-def _words(sweep: Sweep, names: Sequence[str]) -> str:
+def left_out(sweep: Sweep) -> str:
+    """In how much of a sweep each group is left out, in a sentence."""
+    names = sweep.groups or tuple(f"group {d}" for d in range(sweep.representation.shape[-1]))
     if not sweep.converged.any():
         return "No equilibrium was found at any point."
     solved = sweep.excluded.reshape(-1, len(names))[sweep.converged.reshape(-1)]

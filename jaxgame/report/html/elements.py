@@ -14,6 +14,7 @@ from typing import Any
 
 from jaxgame.report.files import plain
 
+LONG = 24  # letters of a cell; a column with a longer one holds sentences, which are broken into lines
 Cell = str | float | int | bool | None
 
 
@@ -75,7 +76,7 @@ def rendered(part: Part) -> str:
         case Items(texts):
             return "<ul>" + "".join(f"<li>{escape(text)}</li>" for text in texts) + "</ul>"
         case Verbatim(text):
-            return f'<pre tabindex="0">{escape(text)}</pre>'
+            return f"<pre>{escape(text)}</pre>"
         case Table():
             return table(part)
         case Figure():
@@ -103,18 +104,23 @@ def cell(value: Cell) -> str:
 
 def table(part: Table) -> str:
     """In a frame of its own that scrolls, so that the page need not."""
-    head = "".join(f'<th scope="col">{escape(title)}</th>' for title in part.titles)
+    rows = [[cell(value) for value in row] for row in part.rows]
+    kinds = [' class="words"' if any(len(text) > LONG for text in column) else "" for column in zip(*rows, strict=True)]
+    kinds = kinds or [""] * len(part.titles)
+    head = "".join(
+        f'<th scope="col"{kind}>{escape(title)}</th>' for title, kind in zip(part.titles, kinds, strict=True)
+    )
     body = []
-    for k, row in enumerate(part.rows):
-        first, *rest = row
-        cells = f'<th scope="row">{escape(cell(first))}</th>'
-        cells += "".join(f"<td>{escape(cell(value))}</td>" for value in rest)
+    for k, (first, *rest) in enumerate(rows):
+        cells = f'<th scope="row">{escape(first)}</th>'
+        cells += "".join(f"<td{kind}>{escape(text)}</td>" for text, kind in zip(rest, kinds[1:], strict=True))
         marked = ' class="out"' if k < len(part.emphasised) and part.emphasised[k] else ""
         body.append(f"<tr{marked}>{cells}</tr>")
-    caption = escape(part.caption)
+    label = escape(part.caption, quote=True)
     return (
-        f'<div class="scroll" tabindex="0" role="region" aria-label="{escape(part.caption, quote=True)}"><table>'
-        f"<caption>{caption}</caption><thead><tr>{head}</tr></thead><tbody>{''.join(body)}</tbody></table></div>"
+        f'<p class="caption">{escape(part.caption)}</p><div class="scroll" tabindex="0" role="region" '
+        f'aria-label="{label}"><table aria-label="{label}">'
+        f"<thead><tr>{head}</tr></thead><tbody>{''.join(body)}</tbody></table></div>"
     )
 
 

@@ -12,12 +12,14 @@ from jaxgame.exclusion import excluded, inclusion_price
 from jaxgame.report.figures.style import BLACK, BLUE, GREY, ORANGE, PURPLE, VERMILLION
 from jaxgame.report.groups import Map
 from jaxgame.report.html import charts
-from jaxgame.report.html.elements import Figure, Part, Section, Table, Verbatim
+from jaxgame.report.html.elements import Figure, Items, Part, Section, Table
 from jaxgame.report.html.methods import certificates, closing
 from jaxgame.report.html.page import write
 from jaxgame.report.text import listed, percent
-from jaxgame.steering.guidance import guidance
+from jaxgame.steering.guidance import WHAT, alone, costs, levers, said, verdict
 from jaxgame.steering.plan import Plan
+
+MOST = 20  # changes that are listed
 
 
 def write_page(
@@ -25,7 +27,7 @@ def write_page(
 ) -> None:
     """The page of a plan. people: the map of the groups and their shares (D,), where they come from a survey."""
     sections = [
-        Section("The plan", [*change_words(plan, groups), before_and_after(plan, groups)]),
+        Section("The plan", [*guidance(plan, groups), before_and_after(plan, groups)]),
         *([] if people is None else [Section("Where groups and agents stand", [_map(plan, groups, *people)])]),
         Section("What inclusion costs", [_prices(plan, groups)]),
         certificates(plan.equilibrium, plan.certificate, "Certificates of the population after the change"),
@@ -42,9 +44,15 @@ def write_page(
     write(path, title, sections, lead=plan.message, source=note)
 
 
-def change_words(plan: Plan, groups: Sequence[str]) -> list[Part]:
-    """The guidance of a plan in its columns."""
-    return [Verbatim(guidance(plan, groups))]
+def guidance(plan: Plan, groups: Sequence[str]) -> list[Part]:
+    """What `Plan.guidance` says, its changes as a table."""
+    found = levers(plan, groups)
+    sentences = [verdict(plan), *costs(plan, found), *alone(plan, found, groups)]
+    if not found:
+        return [Items([*sentences, "Nothing has to change." if plan.success else "The levers are as they were."])]
+    rows = [(lever.name, said(lever, groups)) for lever in found[:MOST]]
+    caption = WHAT[plan.lever] + (f" (the largest {MOST} of {len(found):,} changes)" if len(found) > MOST else "")
+    return [Items(sentences), Table(caption, ("for", "change"), rows)]
 
 
 def before_and_after(
@@ -61,7 +69,7 @@ def before_and_after(
     ]
     joined = [charts.Series("", before, "", GREY, offset=-0.1), series[1]]
     if out.any():
-        series.append(charts.Series("excluded before", np.where(out, before, np.nan), "x", VERMILLION, offset=-0.1))
+        series.append(charts.Series("was excluded", np.where(out, before, np.nan), "x", VERMILLION, offset=-0.1))
     chart = charts.shares(groups, series, (joined[0], joined[1]))
     words = listed(
         [

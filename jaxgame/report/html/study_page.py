@@ -13,7 +13,7 @@ from jaxgame.report.html.diagram import diagram
 from jaxgame.report.html.elements import Figure, Items, Part, Section, Table
 from jaxgame.report.html.methods import certificates, closing
 from jaxgame.report.html.page import write
-from jaxgame.report.html.plan_page import before_and_after, change_words
+from jaxgame.report.html.plan_page import before_and_after, guidance
 from jaxgame.report.text import findings, headline, interval, listed, number, percent, proof, provenance, spread
 from jaxgame.steering.sensitivity import STEP, Sensitivity
 from jaxgame.study import FLOOR
@@ -46,7 +46,7 @@ def _represented(study: Study) -> list[Part]:
     kept = np.where(out, np.nan, shown)
     series = [
         charts.Series("people", people, "circle-open", GREY, interval=low_high, offset=-0.16),
-        charts.Series("shown by agents", kept, "circle", BLUE, interval=ends, offset=0.16),
+        charts.Series("shown", kept, "circle", BLUE, interval=ends, offset=0.16),
     ]
     if out.any():
         gone = np.where(out, shown, np.nan)
@@ -127,7 +127,7 @@ def _plan(study: Study) -> list[Part]:
     if plan is None or study.draws.after is None:
         return [f"No plan to bring {wish}: {study.why_no_plan}."]
     figure = before_and_after(plan, study.survey.groups, interval(study.draws.after))
-    return [*change_words(plan, study.survey.groups), figure]
+    return [*guidance(plan, study.survey.groups), figure]
 
 
 def _phase(study: Study) -> list[Part]:

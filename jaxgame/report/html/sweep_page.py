@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from jaxgame.maps import Boundaries, Sweep
-from jaxgame.report.html.diagram import diagram
+from jaxgame.report.html.diagram import diagram, left_out
 from jaxgame.report.html.elements import Section, Table
 from jaxgame.report.html.methods import closing
 from jaxgame.report.html.page import write
@@ -28,7 +28,7 @@ def write_page(found: Sweep, edges: Boundaries | None, title: str, note: str, pa
             ],
         ),
     ]
-    write(path, title, sections, lead=found.message, source=note)
+    write(path, title, sections, lead=left_out(found), source=note)
 
 
 def _certificates(found: Sweep) -> Table:
