@@ -285,14 +285,13 @@ def panel(page):
     return page.locator(".panel .where").inner_text(), shown, page.locator(".panel .status").inner_text()
 
 
-def expected(sweep, i, j):
-    shares = ["not found"] * len(sweep.groups)
-    if sweep.status[i, j] == 0:
-        shares = [
-            "excluded" if gone else f"{100 * share:.2f} %"
-            for gone, share in zip(sweep.excluded[i, j], sweep.representation[i, j], strict=True)
-        ]
-    return shares
+def expected(sweep, *at):
+    if sweep.status[at] != 0:
+        return ["not found"] * len(sweep.groups)
+    return [
+        "excluded" if gone else f"{100 * share:.2f} %"
+        for gone, share in zip(sweep.excluded[at], sweep.representation[at], strict=True)
+    ]
 
 
 def close(shown, wanted):
@@ -333,6 +332,19 @@ def test_the_cursor_reads_out_points(opened, tmp_path):
     assert page.locator("details").first.get_attribute("open") is None
     page.locator("summary").first.click()
     assert page.locator("figure table").last.is_visible()
+
+
+@pytest.mark.slow
+def test_the_cursor_reads_out_curves(opened, tmp_path):
+    sweep = made().sel(**{"x < y": 1.0})
+    write(tmp_path / "page.html", "t", [Section("s", diagram(sweep, None))])
+    page = opened(tmp_path / "page.html", 500)
+    area = page.locator(".chart .nsewdrag").first.bounding_box()
+    page.mouse.move(area["x"] + 0.6 * area["width"], area["y"] + 0.5 * area["height"])
+    page.wait_for_function("document.querySelector('.where').textContent.endsWith('= 0.6')")
+    _, shown, status = panel(page)
+    close(shown, expected(sweep, 3))
+    assert "converged" in status
 
 
 def _short(value):

@@ -66,8 +66,13 @@ function follow(chart, panel, known) {
 
   const nearest = (values, value) =>
     values.reduce((best, other, k) => (Math.abs(other - value) < Math.abs(values[best] - value) ? k : best), 0);
-  const under = ({ points: [point] }) =>
-    known.axes.map((axis, k) => nearest(axis.values, k === 0 ? point.x : point.y));
+  // From where the pointer is, not from the points of the event, which lag behind a quick tap.
+  const under = ({ event }) => known.axes.map((axis, k) => {
+    const drawn = k === 0 ? chart._fullLayout.xaxis : chart._fullLayout.yaxis;
+    const box = chart.getBoundingClientRect();
+    const pixel = k === 0 ? event.clientX - box.left : event.clientY - box.top;
+    return nearest(axis.values, drawn.p2d(pixel - drawn._offset));
+  });
   chart.on("plotly_hover", (event) => held || show(under(event)));
   chart.on("plotly_click", (event) => {
     held = !held;
