@@ -1,6 +1,6 @@
 """jaxgame: when language models each choose which human groups to align with, what happens, and who is left out?"""
 
-from jaxgame import simplex, steering, surveys
+from jaxgame import policies, simplex, steering, surveys
 from jaxgame.batch import solve_many
 from jaxgame.bounds import Bounds
 from jaxgame.certificate.certify import Certificate, certify
@@ -20,6 +20,8 @@ from jaxgame.games import (
     QuadraticGame,
     Scaled,
 )
+from jaxgame.games.rational import with_rationality
+from jaxgame.inverse import Fit, fit
 from jaxgame.maps import (
     Boundaries,
     Event,
@@ -73,6 +75,7 @@ __all__ = [
     "Equilibrium",
     "Event",
     "Extragradient",
+    "Fit",
     "Game",
     "GoldenRatio",
     "Inducement",
@@ -102,12 +105,14 @@ __all__ = [
     "connect",
     "critical_ratios",
     "excluded",
+    "fit",
     "inclusion_price",
     "induce",
     "inducement",
     "objectives",
     "open_stream",
     "path",
+    "policies",
     "probe",
     "regions",
     "sensitivity",
@@ -124,4 +129,5 @@ __all__ = [
     "sweep",
     "thresholds",
     "under_represented",
+    "with_rationality",
 ]

@@ -20,8 +20,9 @@ from jaxgame import _checks
 from jaxgame._pytree import Carried
 from jaxgame.equilibrium import Equilibrium
 from jaxgame.games import dtype_of
-from jaxgame.solvers import GoldenRatio, Newton, Solver
+from jaxgame.solvers import Newton, Solver
 from jaxgame.solvers.lanes import run_lanes
+from jaxgame.solvers.logit_newton import LogitNewton
 from jaxgame.solvers.loop import Loop
 from jaxgame.solvers.scale import uniform
 from jaxgame.solving import (
@@ -32,6 +33,7 @@ from jaxgame.solving import (
     default_solver,
     improved,
     looped,
+    may_rescue,
     numbers,
     rescue_loop,
     solve,
@@ -85,7 +87,7 @@ def solve_many(
         return jax.vmap(lambda game, start: solve(game, solver, tol=tol, max_steps=max_steps, init=start))(games, init)
     block = max(min(batch_size, _power_of_two(size)), 2)  # XLA copies a whole chunk to change one lane
     chunk = _chunk(games, size, block, shape, dtype)
-    rescue = solver is None and not isinstance(chosen, GoldenRatio)
+    rescue = solver is None and may_rescue(chosen)
     found = []
     for first in range(0, size, chunk):
         count = min(chunk, size - first)
@@ -166,7 +168,7 @@ def _solved(games: Carried, starts: Any, solver: Carried, tol: Any, max_steps: A
         return concluded(loop_of(lane, scale), end)
 
     chosen = jnp.arange(len(jax.tree.leaves(games)[0])) < count
-    length = 1 if isinstance(one_solver, Newton) else FIRST_ORDER_ROUND
+    length = 1 if isinstance(one_solver, Newton | LogitNewton) else FIRST_ORDER_ROUND
     return run_lanes(loop_of, start_of, finish, (games, starts), chosen, block, length)
 
 

@@ -14,12 +14,14 @@ import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Annotated, Any
 
 import typer
 from typer.core import TyperGroup
 
 from jaxgame import usage
+from jaxgame.alignment import command as alignment
 from jaxgame.config import StudyOptions
 from jaxgame.sweep_command import sweep
 
@@ -399,3 +401,8 @@ def _prepare_jax() -> None:
     if os.access(folder, os.W_OK):
         jax.config.update("jax_compilation_cache_dir", str(folder))
         jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.1)
+
+
+alignment.register(
+    app, SimpleNamespace(console=_console, bad_input=_bad_input, progress=_progress, prepare=_prepare_jax)
+)

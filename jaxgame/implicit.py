@@ -52,7 +52,7 @@ def tangent(
         return at.join(marginals + bounds.priced(prices), jnp.where(at.binding, missing, 0))
 
     _, rhs = jax.jvp(slopes, (game, bounds), (change, bounds_change))
-    rhs = rhs + 0 * _total((change, bounds_change), rhs.dtype)
+    rhs = rhs + 0 * total((change, bounds_change), rhs.dtype)
     forward, backward = at.solvers(rhs)
     moved = solved(at.operator, at.restricted(rhs), forward, backward, loud=loud)
     x, charged = at.split(moved)
@@ -66,7 +66,7 @@ def solved(operator: Linear, rhs: Array, forward: Solver, backward: Solver, *, l
     return lax.custom_linear_solve(operator, rhs, _checked(forward, loud), _checked(backward, loud))
 
 
-def _total(tangents: Any, dtype: Any) -> Array:
+def total(tangents: Any, dtype: Any) -> Array:
     """The sum over all leaves. Zero times it, added to what depends on them, is nothing, but transposed it leads NaN to
     every leaf: on the other ways back there are selections, which transpose to 0 and would hide a failed solve.
     """
@@ -142,7 +142,7 @@ class _Conditions:
             # A system of the same kind; transposing the solve would keep the responses of all agents.
             backward = self.T.inverse(kkt.factorise(affine.T, still, self.face))
         else:
-            backward = _transposed(inverse, like)
+            backward = transposed(inverse, like)
         return direct(inverse), direct(backward)
 
     def iterative(self) -> Solver:
@@ -176,7 +176,7 @@ class _Conditions:
         return inverse
 
 
-def _transposed(inverse: Linear, like: Array) -> Linear:
+def transposed(inverse: Linear, like: Array) -> Linear:
     transpose = jax.linear_transpose(inverse, like)
     return lambda move: transpose(move)[0]
 

@@ -23,6 +23,7 @@ from jaxgame.games.affine import averaged
 from jaxgame.games.members import Members
 from jaxgame.implicit import direct
 from jaxgame.solvers.columns import over_groups, tree
+from jaxgame.solvers.parts import total
 from jaxgame.solvers.population import block_size
 from jaxgame.solvers.respond import is_closed
 from jaxgame.solvers.settle import is_populous
@@ -52,16 +53,19 @@ def _own_part(game: Any) -> Array:
     return (size / members.curvature.diagonal.min(1)).max()
 
 
-def tangent(game: Any, change: Any, profile: Array, valid: Array, rounds: int, solver: Any) -> tuple[Array, Array]:
+def tangent(
+    game: Any, change: Any, profile: Array, valid: Array, rounds: int, solver: Any, axis: str | None = None
+) -> tuple[Array, Array]:
     """Tangents of the profile (n, D) and of the representation (D,), times `valid`, with so many `corrections`.
 
-    solver(operator, rhs, forward, backward) solves a D × D system and knows what to do where it is singular.
+    solver(operator, rhs, forward, backward) solves a D × D system and knows what to do where it is singular. axis: over
+    which the agents are spread, where the game and its change are a `Part` each.
     """
     members, changes = jax.jvp(lambda game: game.members(lambda x: x), (game,), (change,))
-    aggregate = averaged(members.weight, profile)
+    aggregate = total(averaged(members.weight, profile), axis)
     size = _even(profile.shape[0], block_size(profile.shape[0], profile.shape[1], profile.dtype))
     blocks = functools.partial(_over_blocks, members, profile, size)
-    responses, shares = _to_aggregate(members, profile, size)
+    responses, shares = total(_to_aggregate(members, profile, size), axis)
 
     @jax.checkpoint
     def alone(here: Members, moved: Members, mixture: Array) -> tuple[Array, Array]:
@@ -72,11 +76,11 @@ def tangent(game: Any, change: Any, profile: Array, valid: Array, rounds: int, s
             return to_aggregate, to_aggregate
         return to_aggregate, move @ here.reach + mixture @ moved.reach
 
-    def add(total: tuple, part: tuple) -> tuple[tuple, None]:
-        return jax.tree.map(jnp.add, total, part), None
+    def add(sums: tuple, part: tuple) -> tuple[tuple, None]:
+        return jax.tree.map(jnp.add, sums, part), None
 
     zero = jnp.zeros_like(aggregate)
-    (raised, shown), _ = blocks(changes, alone, add, (zero, zero))
+    raised, shown = total(blocks(changes, alone, add, (zero, zero))[0], axis)
     matrix = jnp.eye(len(zero), dtype=zero.dtype) + responses @ members.B
     inverse = linalg.inverse(matrix)
 
@@ -89,7 +93,7 @@ def tangent(game: Any, change: Any, profile: Array, valid: Array, rounds: int, s
             move = _respond(here, mixture, here.sensitivity[None] * x[:, None], rounds)
             return move @ here.weight, move @ (here.weight if here.reach is None else here.reach)
 
-        return blocks(None, block, add, (zero, zero))[0]
+        return total(blocks(None, block, add, (zero, zero))[0], axis)
 
     def near(rhs: Array) -> Array:
         return solver(
@@ -152,7 +156,7 @@ def _to_aggregate(members: Members, profile: Array, size: int) -> tuple[Array, A
     """Σ weight_i sensitivity_i G_i and Σ reach_i sensitivity_i G_i, (D, D), but for the agents' own shares of S."""
     n, n_groups = profile.shape
 
-    def block(k: Array, total: tuple[Array, Array]) -> tuple[Array, Array]:
+    def block(k: Array, sums: tuple[Array, Array]) -> tuple[Array, Array]:
         start = jnp.minimum(k * size, n - size)
         fresh = start + jnp.arange(size) >= k * size
         rows = functools.partial(lax.dynamic_slice_in_dim, start_index=start, slice_size=size)
@@ -164,8 +168,8 @@ def _to_aggregate(members: Members, profile: Array, size: int) -> tuple[Array, A
             strength = (jnp.where(fresh, weight, 0) * here.sensitivity)[None]
             return jnp.diag((strength * u).sum(1)) - (strength * share[None] * u) @ u.T
 
-        first = total[0] + answer(here.weight)
-        return first, first if here.reach is None else total[1] + answer(here.reach)
+        first = sums[0] + answer(here.weight)
+        return first, first if here.reach is None else sums[1] + answer(here.reach)
 
     zero = jnp.zeros((n_groups, n_groups), profile.dtype)
     return lax.fori_loop(0, -(-n // size), block, (zero, zero))

@@ -11,20 +11,31 @@ import numpy as np
 from jax import Array, lax
 from jax.core import Tracer
 
-from jaxgame import _checks, population_implicit
+from jaxgame import _checks, logit_implicit, population_implicit
 from jaxgame._pytree import Carried
 from jaxgame.bounds import Bounds
 from jaxgame.certificate.gap import concave_agents, gaps
 from jaxgame.equilibrium import Equilibrium
 from jaxgame.games import dtype_of, is_aggregative, linearise, representation, share_of
 from jaxgame.games.affine import AffineMap
+from jaxgame.games.rational import Rational
 from jaxgame.implicit import solved, tangent
-from jaxgame.solvers import AggregativeNewton, GoldenRatio, Newton, Solver
+from jaxgame.solvers import (
+    AcceleratedGradient,
+    AggregativeNewton,
+    Extragradient,
+    GoldenRatio,
+    Newton,
+    OptimisticGradient,
+    ProjectedGradient,
+    Solver,
+)
 from jaxgame.solvers.bounded_newton import BoundedNewton
 from jaxgame.solvers.kkt import DENSE_LIMIT, is_tractable
+from jaxgame.solvers.logit_newton import LogitNewton
 from jaxgame.solvers.loop import CONVERGED, MAX_STEPS, NONFINITE, STALLED, Loop, Progress
 from jaxgame.solvers.newton import natural_face, project_on, solve_on
-from jaxgame.solvers.parts import largest, on_parts
+from jaxgame.solvers.parts import largest, mesh_of, on_parts
 from jaxgame.solvers.scale import Scale, measure, uniform
 from jaxgame.solvers.settle import is_populous, settle
 
@@ -32,6 +43,15 @@ POLISH_ROUNDS = 3
 FIRST_ORDER_STEPS = 100_000
 FIRST_ORDER_STALL = 5_000
 RESCUE_STEPS = FIRST_ORDER_STEPS // 5
+PROJECTING = (
+    AcceleratedGradient,
+    AggregativeNewton,
+    Extragradient,
+    GoldenRatio,
+    Newton,
+    OptimisticGradient,
+    ProjectedGradient,
+)
 
 
 def solve(
@@ -84,7 +104,7 @@ def solve(
     arguments = Carried.wrap(game), Carried.wrap(chosen), start, tol, max_steps, bounds
     traced = any(isinstance(leaf, Tracer) for leaf in jax.tree.leaves(arguments))
     # Where nothing is traced there is nothing to differentiate, and dispatch is several times faster.
-    rescue = solver is None and not isinstance(chosen, GoldenRatio)
+    rescue = solver is None and may_rescue(chosen)
     out = (_differentiable if traced else _found)(*arguments, rescue, record)
     equilibrium = Equilibrium(game, **out)
     if history and _checks.concrete(equilibrium.steps):
@@ -101,6 +121,11 @@ def check_solver(solver: Any, game: Any) -> None:
         )
     if isinstance(solver, type):
         raise ValueError(f"solver is the class {solver.__name__}, expected an instance: {solver.__name__}()")
+    if isinstance(game, Rational) and isinstance(solver, PROJECTING):
+        raise ValueError(
+            f"solver is {type(solver).__name__}, expected none, or one that stays inside the simplex (MirrorProx): the "
+            "marginals of a game with a rationality are infinite at the boundary"
+        )
     if check := getattr(solver, "check", None):
         check(game)
 
@@ -120,14 +145,26 @@ def numbers(solver: Any, dtype: Any, tol: Any, max_steps: Any) -> tuple[Any, Any
 
 def default_solver(game: Any) -> Solver:
     """The best solver that the structure of a game allows."""
+    if isinstance(game, Rational):
+        return LogitNewton()
     if is_aggregative(game):
         return AggregativeNewton()
     return Newton() if is_tractable(game) else GoldenRatio()
 
 
+def may_rescue(solver: Solver) -> bool:
+    """Whether first-order steps may take over from a solver: none from their own kind, or where entropies matter."""
+    return not isinstance(solver, GoldenRatio | LogitNewton)
+
+
 def _bounded_solver(game: Any, solver: Solver | None, bounds: Any) -> tuple[BoundedNewton, Bounds]:
     if not isinstance(bounds, Bounds):
         raise ValueError(f"bounds must be a Bounds, got {type(bounds).__name__}")
+    if isinstance(game, Rational):
+        raise ValueError(
+            "bounds are not offered for games with a rationality: pay prices of the game without one, subsidised(game, "
+            "…), or steer its logit responses with steer(…)"
+        )
     if solver is not None:
         raise ValueError(
             f"solver is {type(solver).__name__}, expected none with bounds: only the interior point handles prices; to "
@@ -170,7 +207,7 @@ def _settled(carried_game: Carried, start, tol, max_steps, record: int) -> tuple
         concave = ~largest(~concave_agents(part, found.profile).all(), axis)
         return found.profile, found.replace(profile=None, gap=jnp.where(concave, found.gap, jnp.inf))
 
-    profile, found = on_parts(settled, game, aggregate, tol, max_steps)
+    profile, found = on_parts(settled, (game,), (), aggregate, tol, max_steps)
     out_of_steps = found.passes >= max_steps
     fields = dict(
         profile=profile,
@@ -218,14 +255,16 @@ def looped(game: Any, solver: Any, tol: Any, max_steps: Any, record: int = 0, sc
     tol, max_steps = jnp.asarray(tol, dtype), jnp.asarray(max_steps, int)
     scale = measure(game, dtype) if scale is None else scale
     stall = getattr(solver, "stall", FIRST_ORDER_STALL)
-    return Loop(game, solver, scale, tol, max_steps, stall, record, isinstance(solver, Newton | BoundedNewton))
+    return Loop(
+        game, solver, scale, tol, max_steps, stall, record, isinstance(solver, Newton | BoundedNewton | LogitNewton)
+    )
 
 
 def concluded(loop: Loop, found: Progress, bounds: Any = None) -> tuple[dict[str, Any], Array]:
     """The fields of an equilibrium, polished and certified; and whether first-order steps might go on."""
     game = loop.game
     profile, marginals, residual, evaluations = found.profile, found.marginals, found.residual, found.evaluations
-    if is_tractable(game) and not loop.finish:
+    if is_tractable(game) and not loop.finish and not isinstance(game, Rational):
         profile, marginals, residual, extra = _polish(game, found, loop.scale)
         evaluations = evaluations + extra
     fields = dict(
@@ -310,11 +349,18 @@ def _tangents(
     game, change, profile = carried_game.unwrap(), carried_change.unwrap(), out["profile"]
     if passes is not None:
         valid = jnp.where(out["converged"], jnp.ones((), profile.dtype), jnp.nan)
-        solver = functools.partial(solved, loud=loud)
-        moved, shown = population_implicit.tangent(game, change, profile, valid, passes, solver)
+        solver = functools.partial(solved, loud=loud and mesh_of(game) is None)
+
+        def moves(game: Any, change: Any, axis: str | None, profile: Array, valid: Array) -> tuple[Array, Array]:
+            return population_implicit.tangent(game, change, profile, valid, passes, solver, axis)
+
+        moved, shown = on_parts(moves, (game, change), (profile,), valid)
         still = jax.tree.map(_no_tangent, out)
         return still | dict(profile=moved, representation=shown)
-    moved, charged = tangent(game, change, bounds, bounds_change, profile, out["prices"], loud)
+    if isinstance(game, Rational):
+        moved, charged = logit_implicit.tangent(game, change, profile, loud), None
+    else:
+        moved, charged = tangent(game, change, bounds, bounds_change, profile, out["prices"], loud)
     # No derivative of what is no equilibrium. A product: the transpose of a selection would be zero where it failed.
     valid = jnp.where(out["converged"], jnp.ones((), profile.dtype), jnp.nan)
     moved, charged = jax.tree.map(lambda x: valid * x, (moved, charged))

@@ -136,3 +136,26 @@ jaxgame sweep --x attractiveness=0:1:100 --y diversity=0:1.5:100 --diversity-for
 and SVG. After Ctrl-C or a crash the same command goes on from what is finished, to the same file. Exit code 1: some
 points have no equilibrium; 2: bad input; 130: interrupted.
 """)
+
+ALIGN = _paragraphs("""
+[bold]What happens[/bold]: a small language model learns what each group of the survey answered, as templated sentences.
+The game is measured from what these models say; its equilibrium predicts which mixture of groups every agent becomes.
+Each agent is then made: as the mixture itself, and as a single model, by distillation and by reinforcement learning
+with the mixture's reward. Text is drawn from all of them, and who speaks in it is estimated from the text alone. Then
+one addition to everyone's appeal brings every group to --floor of its share, and it all happens again.
+
+[bold]Examples[/bold]
+
+jaxgame align
+
+jaxgame align --survey gss2018-ideology-age --groups all --out results/align-9
+
+jaxgame align --model smollm2
+
+[bold]Groups[/bold]: neighbours among seven or nine groups say nearly the same, and no text of this size tells them
+apart. Pooled to three, promises are checked; with all, errors are reported beside the least that is possible.
+
+[bold]Files[/bold] in --out: report.md, report.json, the figure text. A run that was stopped goes on from --work, and
+so does one that has ended; delete that folder to begin anew. Exit code 1: a promise was not kept; 2: bad input; 130:
+interrupted.
+""")

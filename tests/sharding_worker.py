@@ -10,7 +10,7 @@ from jax.sharding import AxisType, NamedSharding
 from jax.sharding import PartitionSpec as P
 
 import jaxgame as jg
-from jaxgame import solving
+from jaxgame import population_implicit, solving
 from jaxgame._pytree import Carried
 
 N, D = 20_000, 6
@@ -77,16 +77,28 @@ def one_process(name):
 
 
 def derivatives():
-    """By the rule for any game, which the compiler spreads over the devices by itself."""
-    game = games()["scalar"]
-    spread = jg.shard(game)
+    """In every array of a game as on one device, from parts that stay where they are."""
+    for name in ("scalar", "alignment"):
+        game = games()[name]
+        spread = jg.shard(game)
 
-    def shown(linear, game):
-        return jg.solve(game.replace(linear=linear)).representation[0]
+        def shown(game):
+            found = jg.solve(game)
+            return found.representation[0] + 10 * found.profile[1, 2]
 
-    alone, found = jax.grad(shown)(game.linear, game), jax.grad(shown)(spread.linear, spread)
-    np.testing.assert_allclose(found, alone, rtol=0, atol=1e-11)
-    print("gradient lies as", found.sharding)
+        assert population_implicit.corrections(spread) is not None and solving.mesh_of(spread) is not None
+        alone, found = jax.grad(shown)(game), jax.grad(shown)(spread)
+        for one, other in zip(jax.tree.leaves(alone), jax.tree.leaves(found), strict=True):
+            np.testing.assert_allclose(other, one, rtol=1e-9, atol=1e-11 * np.abs(one).max())
+        direction = jax.tree.map(lambda x: np.cos(np.arange(x.size)).reshape(x.shape), game)
+        one, other = (jax.jvp(shown, (x,), (direction,))[1] for x in (game, spread))
+        np.testing.assert_allclose(other, one, rtol=1e-9)
+        out, passes = jg.solve(spread), population_implicit.corrections(spread)
+        arguments = Carried.wrap(spread), Carried.wrap(spread), None, None
+        fields = {key: getattr(out, key) for key in ("profile", "converged", "prices")}
+        tangents = solving._tangents.lower(*arguments, fields, False, passes)  # pyright: ignore[reportAttributeAccessIssue]
+        sent = collectives(tangents.compile().as_text())
+        assert sent and all(kind == "all-reduce" and size <= 2 * D * D for kind, size in sent), sent
 
 
 def steering():

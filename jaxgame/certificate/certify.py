@@ -17,7 +17,8 @@ from jaxgame.certificate.gap import semidefinite, size_of
 from jaxgame.certificate.spectrum import Spectrum, dense_jacobian, spectrum
 from jaxgame.games import dtype_of, is_quadratic, reach_of
 from jaxgame.games.affine import AffineMap, Aggregate, Blocks
-from jaxgame.solvers.scale import Scale
+from jaxgame.games.rational import Rational
+from jaxgame.solvers.scale import Scale, uniform
 
 STEPS = tuple(2.0**k for k in range(-12, 7, 2))  # step sizes of the error bound, in units of 1/L
 
@@ -66,7 +67,8 @@ def certify(
 ) -> Certificate:
     """Judge a profile (n, D), or that of an `Equilibrium`, in a game; valid whatever found it.
 
-    In quadratic games all constants are global. For other utilities they are those at the profile and prove neither
+    In quadratic games all constants are global; with a rationality ϱ the entropies add 2/ϱ to the monotonicity, and the
+    Lipschitz constant is ∞. For other utilities they are those at the profile and prove neither
     uniqueness nor a distance, unless constants that hold on the whole simplex are given for the tangent part of the
     game map F: `monotonicity` c with ⟨F(W) − F(V), W − V⟩ ≥ c ‖W − V‖², `lipschitz` L with ‖F(W) − F(V)‖ ≤ L ‖W − V‖.
 
@@ -83,22 +85,23 @@ def certify(
     at = position(game, profile)
     if not _checks.concrete(at.marginals):
         raise ValueError("certify needs concrete arrays, got traced ones: call it outside jit, vmap and grad")
-    found = spectrum(at.affine, np.ones(shape[0]), dtype=dtype)
-    local = not is_quadratic(game) and shape[1] > 1
+    affine, unbounded = _least_curved(game, at), isinstance(game, Rational) and bool((game.temperatures > 0).any())
+    found = spectrum(affine, np.ones(shape[0]), dtype=dtype)
+    local = not has_constants(game) and shape[1] > 1
     constants = _supplied(found, monotonicity, lipschitz)
     c = -np.inf if local and monotonicity is None else constants.lower
-    L = np.inf if local and lipschitz is None else constants.upper
+    L = np.inf if unbounded or local and lipschitz is None else constants.upper
     weights, unique = np.ones(shape[0]), c > 0
     if not unique and not local:
-        weights, unique = _weighted(at.affine, dtype)
-    unique = unique and _copies_play_alike(at.affine)
+        weights, unique = _weighted(affine, dtype)
+    unique = unique and _copies_play_alike(affine)
     gain, exact = exploitability(game, at)
     return Certificate(
         residual=_residual(profile, at.marginals, _scale(at, L)),
         exploitability=gain,
         gap=at.gap,
         monotonicity=jnp.asarray(constants.monotonicity, dtype),
-        lipschitz=jnp.asarray(constants.lipschitz, dtype),
+        lipschitz=jnp.asarray(np.inf if unbounded else constants.lipschitz, dtype),
         distance=jnp.asarray(_distance(at, c, L), dtype),
         weights=jnp.asarray(weights, dtype),
         concave=bool(at.concave.all()),
@@ -111,14 +114,24 @@ def certify(
 
 
 def prove_unique(game: Any) -> tuple[np.ndarray, bool]:
-    """Weights by which a quadratic game is proved to have one equilibrium, and whether it is."""
-    affine, dtype = game.affine(), dtype_of(game)
+    """Weights by which a game with constants that hold everywhere is proved to have one equilibrium, and whether it
+    is.
+    """
+    dtype = dtype_of(game)
+    affine = game.flattest(uniform(game, dtype)) if isinstance(game, Rational) else game.affine()
     weights = np.ones(game.n_agents)
     if not spectrum(affine, weights, dtype=dtype).lower > 0:
         weights, proved = _weighted(affine, dtype)
         if not proved:
             return weights, False
     return weights, _copies_play_alike(affine)
+
+
+def has_constants(game: Any) -> bool:
+    """Whether the constants of the game map's Jacobian hold on the whole simplex: quadratic games, and logit responses
+    in them, entropies being 2-strongly convex on differences of mixtures.
+    """
+    return is_quadratic(game.game if isinstance(game, Rational) else game)
 
 
 def unique_under_bounds(game: Any, exposure: Any) -> bool:
@@ -145,6 +158,10 @@ def _copies_play_alike(affine: AffineMap) -> bool:
     margin = 100 * n_groups * jnp.finfo(size.dtype).eps * size
     own = Blocks(affine.own.diagonal - margin[:, None], affine.own.terms, affine.own.dense)
     return bool(semidefinite(own, size, n_groups).all())
+
+
+def _least_curved(game: Any, at: Position) -> AffineMap:
+    return game.flattest(at.profile) if isinstance(game, Rational) else at.affine
 
 
 def _supplied(found: Spectrum, monotonicity: float | None, lipschitz: float | None) -> Spectrum:
@@ -202,7 +219,8 @@ def _distance(at: Position, c: float, L: float) -> float:
     """The least of the error bounds that c and L give, with what rounding may hide added.
 
     (1 + ηL)/(ηc) ‖W − Π(W − ηF)‖ for several η > 0 (Facchinei & Pang 2003), and √(Σ gap / c), because
-    c ‖W − W*‖² ≤ ⟨F(W), W − W*⟩.
+    c ‖W − W*‖² ≤ ⟨F(W), W − W*⟩. The same without L, for solutions in the interior: where marginals are off their
+    mean by s, the right-hand side is at most Σ s w over the groups with hardly any share plus ‖s‖ ‖W − W*‖ of the rest.
     """
     if c == np.inf:
         return 0.0
@@ -216,10 +234,22 @@ def _distance(at: Position, c: float, L: float) -> float:
     total = float(at.gap.sum())
     if np.isfinite(total):
         bounds.append(((total + eps * float(noisiest)) / c) ** 0.5)
+    if not np.isfinite(L):
+        idle, off = (float(x) for x in _imbalance(at))
+        off += eps * float(noise)
+        bounds.append((off + (off**2 + 4 * c * idle) ** 0.5) / (2 * c))
     for step, miss in zip(STEPS, left, strict=True) if np.isfinite(L) else ():
         eta = step / L
         bounds.append((1 + step) / (eta * c) * (float(miss) + eps * ((n * n_groups) ** 0.5 + eta * float(noise))))
     return min(bounds) * (1 + eps)
+
+
+@jax.jit
+def _imbalance(at: Position) -> tuple[Array, Array]:
+    """Σ s w over groups with a share below eps² and less than the mean marginal utility; ‖s‖ over the others."""
+    slack = (at.profile * at.marginals).sum(1, keepdims=True) - at.marginals
+    idle = (at.profile < jnp.finfo(at.profile.dtype).eps ** 2) & (slack > 0)
+    return jnp.where(idle, slack * at.profile, 0).sum(), jnp.linalg.norm(jnp.where(idle, 0, slack))
 
 
 @jax.jit

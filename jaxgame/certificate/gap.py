@@ -10,6 +10,7 @@ from jax import Array, lax
 from jaxgame import linalg
 from jaxgame.games import is_quadratic, linearise
 from jaxgame.games.affine import AffineMap, Aggregate, Blocks
+from jaxgame.games.rational import Rational
 
 NUDGE = 1e-4
 BATCH = 1024  # agents whose curvature is spelt out at a time
@@ -63,7 +64,7 @@ def own_curvature(game: Any, profile: Array) -> tuple[Blocks, Array]:
     """
     if not is_quadratic(game):  # curvature may be infinite at the boundary itself
         profile = (profile + NUDGE / profile.shape[1]) / (1 + NUDGE)
-    affine = linearise(game, profile)
+    affine = game.flattest(profile) if isinstance(game, Rational) else linearise(game, profile)
     own = affine.own_curvature()
     size = size_of(affine)
     tiny = 8 * jnp.finfo(profile.dtype).eps * size

@@ -61,12 +61,11 @@ def describe(equilibrium: Any) -> str:
 
 def _doubt(game: Any) -> list[str]:
     """A sentence where uniqueness is not proved; none where it is, or where to find out takes long."""
-    from jaxgame.certificate.certify import prove_unique
-    from jaxgame.games import is_quadratic
+    from jaxgame.certificate.certify import has_constants, prove_unique
 
     if game.n_groups == 1:
         return []
-    if not is_quadratic(game):
+    if not has_constants(game):
         return [
             "Not proved to be the only equilibrium: the utilities are not quadratic; certify(game, profile, "
             "monotonicity=…) takes a constant of yours, probe(game) looks for others."

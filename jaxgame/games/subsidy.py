@@ -15,6 +15,7 @@ from jaxgame.games.affine import AffineMap
 from jaxgame.games.concave import ConcaveGame
 from jaxgame.games.members import Members
 from jaxgame.games.protocol import dtype_of
+from jaxgame.games.rational import Rational
 
 # What solvers may ask of a game beyond the protocol, and an addition does not change.
 _STRUCTURE = ("reach", "multiplicity", "is_aggregative", "meeting")
@@ -29,6 +30,8 @@ def subsidised(game: Any, addition: Any) -> Any:
     if isinstance(game, ConcaveGame):
         params = {"game": game.params, "addition": _checked(game, addition)}
         return ConcaveGame(_with_addition(game.utility), params, game.n_groups, coupling=game.coupling)
+    if isinstance(game, Rational):
+        return game.replace(game=subsidised(game.game, addition))
     return Subsidised(game, addition)
 
 

@@ -88,7 +88,7 @@ def write_solution(
     shown = np.asarray(found.representation)
     report = {
         "schema": "jaxgame.solve",
-        **_origin(str(shown.dtype)),
+        **origin(str(shown.dtype)),
         "game": {
             "file": game_file.name,
             "sha256": hashlib.sha256(game_file.read_bytes()).hexdigest(),
@@ -109,7 +109,7 @@ def write_streamed(population: Path, found: Streamed, folder: Path) -> None:
     stream = found.stream
     report = {
         "schema": "jaxgame.stream",
-        **_origin(str(stream.dtype)),
+        **origin(str(stream.dtype)),
         "population": {"folder": population.name, "kind": stream.kind, "agents": stream.n_agents},
         "equilibrium": {
             name: getattr(found, name)
@@ -148,7 +148,7 @@ def write_plan(
     write_page(plan, names, note, folder / "report.html", version(), people)
     report = {
         "schema": "jaxgame.steer",
-        **_origin(str(after.profile.dtype)),
+        **origin(str(after.profile.dtype)),
         "plan": {name: getattr(plan, name) for name in ("lever", "success", "message", "cost")},
         "details": {name: value for name, value in plan.details.items() if isinstance(value, bool | int | float | str)},
         "certificate": _certificate(plan.certificate),
@@ -186,7 +186,7 @@ def write_sweep(found: Sweep, edges: Boundaries | None, options: StudyOptions, s
     write_page(found, edges, title, note, folder / "report.html", version())
     report = {
         "schema": "jaxgame.sweep",
-        **_origin(str(found.representation.dtype)),
+        **origin(str(found.representation.dtype)),
         "options": options.model_dump(),
         "axes": {name: {"from": axis[0], "to": axis[-1], "points": len(axis)} for name, axis in found.axes.items()},
         "message": found.message,
@@ -213,7 +213,7 @@ def version() -> str:
         return "unknown (not installed)"
 
 
-def _origin(dtype: str) -> dict[str, Any]:
+def origin(dtype: str) -> dict[str, Any]:
     device = jax.devices()[0]
     return {
         "version": VERSION,
@@ -249,7 +249,7 @@ def _report(study: Study, digest: str, figures: dict[str, str]) -> dict[str, Any
     valid = 0 if draws.critical is None else len(draws.critical)
     return {
         "schema": "jaxgame.study",
-        **_origin(options.precision),
+        **origin(options.precision),
         "seed": options.seed,
         "options": options.model_dump(),
         "reproduce": _command(options),

@@ -74,21 +74,29 @@ class Part:
         return self.members(lambda x: x).affine()
 
 
-def on_parts(function: Callable[..., tuple[Any, Any]], game: Any, *shared: Array) -> tuple[Any, Any]:
-    """function(part, axis, *shared) -> (what has a leading axis of agents, what is alike everywhere), on all parts.
+def on_parts(
+    function: Callable[..., tuple[Any, Any]], games: tuple[Any, ...], spread: tuple[Array, ...] = (), *shared: Array
+) -> tuple[Any, Any]:
+    """function(*parts, axis, *spread, *shared) -> (what has a leading axis of agents, what is alike everywhere), on all
+    parts of games of one kind and size. `spread`: arrays with a leading axis of agents; shared: alike everywhere.
 
-    On one device the game itself is the part.
+    On one device the games themselves are the parts.
     """
-    mesh = mesh_of(game)
+    mesh = mesh_of(games[0])
     if mesh is None:
-        return function(game, None, *shared)
-    population = game.n_agents
-    specs = jax.tree.map_with_path(spec, game), *(P() for _ in shared)
+        return function(*games, None, *spread, *shared)
+    population = games[0].n_agents
+    specs = (
+        tuple(jax.tree.map_with_path(spec, game) for game in games),
+        tuple(P(AXIS) for _ in spread),
+        tuple(P() for _ in shared),
+    )
 
-    def here(game: Any, *shared: Array) -> tuple[Any, Any]:
-        return function(Part(game, population), AXIS, *shared)
+    def here(games: tuple[Any, ...], spread: tuple[Array, ...], shared: tuple[Array, ...]) -> tuple[Any, Any]:
+        return function(*(Part(game, population) for game in games), AXIS, *spread, *shared)
 
-    return jax.shard_map(here, mesh=mesh, in_specs=specs, out_specs=(P(AXIS), P()), check_vma=False)(game, *shared)
+    run = jax.shard_map(here, mesh=mesh, in_specs=specs, out_specs=(P(AXIS), P()), check_vma=False)
+    return run(games, spread, shared)
 
 
 def mesh_of(game: Any) -> AbstractMesh | None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+import jax
 import jax.numpy as jnp
 from jax import Array, lax
 from jax.experimental.sparse import BCOO
@@ -12,6 +13,8 @@ from jaxgame import linalg, simplex
 from jaxgame._pytree import pytree
 from jaxgame.games import linearise
 from jaxgame.games.affine import AffineMap, Aggregate, Edges, transposed_apply
+from jaxgame.games.rational import Rational
+from jaxgame.solvers.entropic import response
 from jaxgame.solvers.parts import largest, total
 
 POWER_STEPS = 30  # within a few per cent of the norm for the steps of first-order methods
@@ -34,6 +37,41 @@ class Scale:
         return 8 * jnp.finfo(marginals.dtype).eps * (1 + (self.curvature + centred) / self.sigma)
 
 
+@pytree()
+class LogitScale(Scale):
+    """The same for a game with rationality ϱ (n,): residual max |w − softmax(ϱ g⁰)| (theory §9).
+
+    Where rounding of g⁰ would blur the softmax (ϱ beyond `resolved`) max |w − r| instead, r the entropic response to
+    g⁰/σ near w: the natural residual in the limit ϱ = ∞.
+    """
+
+    rationality: Array
+
+    @property
+    def resolved(self) -> Array:
+        return jnp.finfo(self.sigma.dtype).eps ** -0.5 / self.sigma
+
+    @property
+    def temperature(self) -> Array:
+        """1/(ϱσ), (n, 1): of the scaled game, within what its precision can tell from 0 and from ∞."""
+        eps = float(jnp.finfo(self.sigma.dtype).eps)
+        return 1 / jnp.clip(self.rationality * self.sigma, 1e-3 * eps, 1e3 / eps)[:, None]
+
+    def residual(self, profile: Array, marginals: Array) -> Array:
+        rationality = self.rationality[:, None]
+        heated = jnp.where((rationality > 0) & (rationality < jnp.inf), rationality, 1)
+        entropic = jnp.where(profile > 0, jnp.log(jnp.where(profile > 0, profile, 1)) + 1, 0)
+        own = marginals + jnp.where(rationality < jnp.inf, entropic / heated, 0)
+        soft = rationality <= self.resolved
+        logit = jax.nn.softmax(jnp.where(soft & (rationality > 0), rationality * own, 0), -1)
+        near = response(profile + own / self.sigma, jnp.ones_like(rationality), self.temperature)
+        return jnp.abs(profile - jnp.where(soft, logit, near)).max()
+
+    def floor(self, marginals: Array) -> Array:
+        soft = jnp.where(self.rationality <= self.resolved, self.rationality, 0)
+        return 4 * jnp.finfo(marginals.dtype).eps * (2 + soft.max() * (self.curvature + self.sigma))
+
+
 def uniform(game: Any, dtype) -> Array:
     """The profile in which every agent represents every group alike."""
     return jnp.full((game.n_agents, game.n_groups), 1 / game.n_groups, dtype)
@@ -41,6 +79,9 @@ def uniform(game: Any, dtype) -> Array:
 
 def measure(game: Any, dtype) -> Scale:
     """The scale of a game. For games that are not quadratic L is local, at the uniform profile."""
+    if isinstance(game, Rational):
+        scale = measure(game.game, dtype)
+        return LogitScale(scale.sigma, scale.curvature, game.rationalities)
     start = uniform(game, dtype)
     affine = linearise(game, start)
     marginals = simplex.project_tangent(game.marginals(start))

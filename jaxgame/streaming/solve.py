@@ -16,8 +16,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from jaxgame.checkpoint import Checkpoint
 from jaxgame.solvers.settle import ahead, unfinished, within
-from jaxgame.streaming.checkpoint import Checkpoint
+from jaxgame.streaming import checkpoint as checkpoints
 from jaxgame.streaming.passes import answered, blank_search, facts
 from jaxgame.streaming.progress import Report, shown
 from jaxgame.streaming.reading import read_ahead
@@ -62,7 +63,7 @@ def solve_stream(
     if max_passes < 1 or max_passes != int(max_passes):
         raise ValueError(f"max_passes is {max_passes}, expected an integer ≥ 1")
     with (
-        nullcontext() if checkpoint is None else closing(Checkpoint(checkpoint, stream)) as keeper,
+        nullcontext() if checkpoint is None else closing(checkpoints.checkpoint(checkpoint, stream)) as keeper,
         shown(stream.n_blocks, progress) as report,
     ):
         run = _Run(stream, jnp.asarray(tol, stream.dtype), int(max_passes), keeper, every, report)
