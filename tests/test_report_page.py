@@ -7,12 +7,15 @@ import os
 import re
 import shutil
 from html.parser import HTMLParser
+from types import SimpleNamespace
+from typing import Any
 
 import numpy as np
 import pytest
 from typer.testing import CliRunner
 
 import jaxgame as jg
+from jaxgame.alignment.page import write_page as write_align_page
 from jaxgame.cli import app
 from jaxgame.report.html import charts, readout
 from jaxgame.report.html.diagram import diagram
@@ -236,6 +239,45 @@ def test_parts_and_refusals(tmp_path):
         write(path, "t", [Section("a", [figure]), Section("b", [figure])])
 
 
+def test_an_experiment_shows_prediction_and_text(rng, tmp_path):
+    survey: Any = jg.surveys.load("gss2018-ideology", dtype=np.float64)
+    plan = jg.steer_to_floor(survey.game(2, attractiveness=0.5), survey.shares / 2, lever="common")
+
+    def reading(told):
+        ends = dict(lower=np.clip(told - 0.01, 0, 1), upper=told + 0.02)
+        estimate = SimpleNamespace(weights=told, standard_errors=np.full(7, 0.01), **ends)
+        return SimpleNamespace(estimate=estimate, bound=np.full(7, 0.009), examples=["</pre><b>text"])
+
+    def one(found):
+        weights = np.asarray(found.profile)
+        told = rng.dirichlet(np.ones(7), 3)
+        realised = SimpleNamespace(
+            readings=[reading(x) for x in told[:2]], fidelity=SimpleNamespace(total_variation=np.array([0.01, 0.02]))
+        )
+        return SimpleNamespace(
+            equilibrium=found, weights=weights, representation=weights.mean(0), excluded=np.asarray(jg.excluded(found)),
+            mixtures=[reading(x) for x in told[:2]], shown=reading(told[2]), realised={"dpo": realised},
+        )  # fmt: skip
+
+    quality = SimpleNamespace(models=rng.random(7), uniform=rng.random(7), group_mean=rng.random(7))
+    alignment: Any = SimpleNamespace(
+        options=SimpleNamespace(groups="all"), survey=survey, quality=quality, held_out=quality, plan=plan,
+        before=one(plan.before), after=one(plan.equilibrium), floor=np.asarray(survey.shares) / 2,
+    )  # fmt: skip
+    write_align_page(alignment, "headline", "note", tmp_path / "report.html")
+    page = Page(tmp_path / "report.html")
+    assert {f"data-{name}" for name in ("before-text", "plan", "after-text")} <= set(page.data)
+    for name, round_ in (("before", alignment.before), ("after", alignment.after)):
+        traces = {trace["name"]: trace for trace in page.data[f"data-{name}-text"]["chart"]["data"]}
+        np.testing.assert_allclose(traces["in the text"]["x"], 100 * round_.shown.estimate.weights)
+        np.testing.assert_allclose(traces["in the text"]["error_x"]["array"], 2.0)
+        kept = round_.representation[~round_.excluded]
+        np.testing.assert_allclose(traces["predicted"]["x"], 100 * kept)
+        assert ("excluded" in traces) == round_.excluded.any()
+        assert f"{round_.mixtures[1].estimate.weights[3]:.4f}" in page.text
+    assert page.text.count("</pre><b>text") == 4 and not page.all("b")
+
+
 # In a browser
 
 
@@ -351,32 +393,72 @@ def _short(value):
     return f"{float(f'{value:.4g}'):g}"
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("width", [380, 1600])
-def test_no_page_is_wider_than_the_screen(opened, tmp_path, monkeypatch, width):
-    cache = os.environ.get("JAX_COMPILATION_CACHE_DIR", str(tmp_path / "cache"))
-    monkeypatch.setenv("JAX_COMPILATION_CACHE_DIR", cache)
-    runs = {
+@pytest.fixture(scope="module")
+def runs(tmp_path_factory):
+    """A page of each command."""
+    folder = tmp_path_factory.mktemp("runs")
+    options = {
         "study": ["--agents", "5", "--draws", "20"],
         "steer": ["--agents", "3", "--attractiveness", "0.8"],
         "sweep": ["--agents", "2", "--x", "attractiveness=0:1:7", "--y", "diversity=0:0.5:5"],
     }
-    for command, options in runs.items():
-        done = CliRunner().invoke(app, [command, *options, "--out", str(tmp_path / command)])
-        assert done.exit_code == 0, done.output
-        page = opened(tmp_path / command / "report.html", width)
-        assert page.evaluate("document.documentElement.scrollWidth") <= width
-        wide = page.evaluate(
-            "[...document.querySelectorAll('main *')].filter((e) => e.checkVisibility()"
-            " && !e.closest('.scroll, pre, svg')"
-            " && e.getBoundingClientRect().right > innerWidth + 1).map((e) => e.className)"
-        )
-        assert wide == []
-        assert page.locator(".chart svg.main-svg").count() >= 1
-        if command == "study":
-            drawn = page.locator(".chart").evaluate_all("charts => charts.map((chart) => chart.id)")
-            assert drawn == ["chart-representation", "chart-map", "chart-plan", "chart-phase"]
-            assert "slightly conservative" in page.locator("#chart-representation").text_content()
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("JAX_COMPILATION_CACHE_DIR", os.environ.get("JAX_COMPILATION_CACHE_DIR", str(folder / "cache")))
+        for command, words in options.items():
+            done = CliRunner().invoke(app, [command, *words, "--out", str(folder / command)])
+            assert done.exit_code == 0, done.output
+    return folder
+
+
+FIGURES = {
+    "study": ["chart-representation", "chart-map", "chart-plan", "chart-phase"],
+    "steer": ["chart-plan", "chart-map"],
+    "sweep": ["chart-phase"],
+}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("width", [380, 1600])
+@pytest.mark.parametrize("command", FIGURES)
+def test_no_page_is_wider_than_the_screen(opened, runs, command, width):
+    page = opened(runs / command / "report.html", width)
+    assert page.evaluate("document.documentElement.scrollWidth") <= width
+    wide = page.evaluate(
+        "[...document.querySelectorAll('main *')].filter((e) => e.checkVisibility()"
+        " && !e.closest('.scroll, pre, svg')"
+        " && e.getBoundingClientRect().right > innerWidth + 1).map((e) => e.className)"
+    )
+    assert wide == []
+    assert page.locator(".chart").evaluate_all("charts => charts.map((chart) => chart.id)") == FIGURES[command]
+    for name in FIGURES[command]:
+        assert page.locator(f"#{name} svg.main-svg").first.bounding_box()["width"] <= width
+        assert "moderate" in page.locator(f"#{name}").text_content() or name == "chart-phase"
+
+
+@pytest.mark.slow
+def test_a_study_opens_at_its_own_point(opened, runs):
+    """The cursor on the diagram, which was solved by `sweep`, stands at the study, which was not."""
+    page = opened(runs / "study" / "report.html", 1000)
+    with np.load(runs / "study" / "profile.npz") as arrays:
+        wanted = ["excluded" if gone else f"{100 * share:.2f} %" for gone, share in
+                  zip(arrays["excluded"], arrays["representation"], strict=True)]  # fmt: skip
+    where, shown, _ = panel(page)
+    assert where == "attractiveness α = 0.5, diversity δ = 0.1"
+    close(shown, wanted)
+    area = page.locator("#chart-map .nsewdrag").first.bounding_box()
+    bubble = page.locator("#chart-map .scatterlayer .trace").first.locator("path.point").nth(2).bounding_box()
+    page.mouse.move(area["x"] + 3, area["y"] + 3)
+    page.mouse.move(bubble["x"] + bubble["width"] / 2, bubble["y"] + bubble["height"] / 2)
+    page.wait_for_selector("#chart-map .hoverlayer .hovertext")
+    assert "of the people: 38.1 %" in page.locator("#chart-map .hoverlayer .hovertext").first.text_content()
+
+
+@pytest.mark.slow
+def test_pages_print(opened, runs, tmp_path):
+    page = opened(runs / "study" / "report.html", 1000)
+    page.emulate_media(media="print")
+    assert not page.locator("nav").is_visible() and page.locator("h2").first.is_visible()
+    assert len(page.pdf(format="A4")) > 50_000
 
 
 @pytest.mark.slow
