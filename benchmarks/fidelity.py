@@ -15,7 +15,6 @@ import json
 import tempfile
 import time
 from pathlib import Path
-from typing import Any
 
 import common
 import jax
@@ -65,14 +64,13 @@ def report(rows: list[dict], record: dict) -> list[str]:
 
 
 def in_jax(survey, asked, seeds: int) -> list[dict]:
-    models, _ = train_groups(survey, jax.random.key(0))
+    models, _ = train_groups(survey, jax.random.key(0), steps=600)
     weights = np.tile(WEIGHTS, (seeds, 1))  # all seeds at once
     start = realise.fidelity(models[np.array([START])], models, WEIGHTS[None], asked)
     rows = []
     for way in ("supervised", "distilled", "rlhf"):
         clock = time.perf_counter()
-        more: Any = {"replies": 64} if way == "supervised" else {}
-        made = getattr(realise, way)(models, weights, models[START], asked, jax.random.key(1), **more)
+        made = getattr(realise, way)(models, weights, models[START], asked, jax.random.key(1))
         seconds = (time.perf_counter() - clock) / seeds
         found = realise.fidelity(made, models, weights, asked)
         for seed, (tv, kl) in enumerate(zip(found.total_variation, found.divergence, strict=True)):

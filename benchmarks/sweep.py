@@ -113,7 +113,7 @@ def family(name: str, game: jg.AlignmentGame, alpha: np.ndarray, delta: np.ndarr
 def map_of(name: str, side: int, folder: pathlib.Path) -> dict[str, Any]:
     """The phase diagram of a survey, checked point by point against the critical ratios of its row."""
     survey = jg.surveys.load(name)
-    game, few = survey.game(100), survey.game(10)  # alike, so that how many there are does not matter (theory §3.1)
+    game = survey.game(N)  # alike, so that how many there are does not matter (theory §3.1)
     axes = {key: np.linspace(0, top, side) for key, top in zip(LABELS, REACH[name], strict=True)}
 
     def build(attractiveness: Any, diversity: Any) -> jg.AlignmentGame:
@@ -125,7 +125,7 @@ def map_of(name: str, side: int, folder: pathlib.Path) -> dict[str, Any]:
     alpha = axes["attractiveness"]
     cell = alpha[1] - alpha[0]
     for j, delta in enumerate(axes["diversity"]):
-        row = jg.path(lambda a, delta=delta: few.replace(attractiveness=a, diversity=delta), 0.0, float(alpha[-1]))
+        row = jg.path(lambda a, delta=delta: build(a, delta), 0.0, float(alpha[-1]))
         out = ~row.support.any(0)
         expected = np.tile(out, (side, 1))
         for s, group, kind in row.exclusions:
@@ -143,7 +143,7 @@ def map_of(name: str, side: int, folder: pathlib.Path) -> dict[str, Any]:
                 apart += np.abs(events[d][:, None] - here[None]).min(0).tolist()
     count = f"{100 * found.excluded.any(-1).mean():.0f} %"
     title = f"Some group is left out in {count} of this map"
-    note = f"{survey.source}; 100 agents, γ = 1; pairwise diversity, response metric."
+    note = f"{survey.source}; {N} agents, γ = 1; pairwise diversity, response metric."
     save(draw(found, title, note, edges.segments, LABELS), folder, f"phase-{name}")
     return {
         "survey": name,

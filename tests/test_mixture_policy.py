@@ -2,6 +2,8 @@
 
 import itertools
 import re
+import subprocess
+import sys
 from typing import Any
 
 import jax
@@ -273,3 +275,10 @@ def policy(models=MODELS, weights=(0.5, 0.5), **options):
 def test_bad_input(call, words):
     with pytest.raises(ValueError, match=words if "\\" in words else re.escape(words)):
         call()
+
+
+def test_importing_imports_no_torch():
+    code = "import sys, jaxgame, jaxgame.policies.trl, jaxgame.policies.huggingface, jaxgame.alignment.experiment\n"
+    code += "print([name for name in ('torch', 'transformers', 'trl', 'peft') if name in sys.modules])"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "[]"

@@ -294,3 +294,20 @@ def test_single_precision(rationality):
     assert slope.dtype == jnp.float32 and np.isfinite(slope)
     if np.isfinite(rationality):
         assert away(entry.spec, found.profile, rationality) < 1e-5 + 1e-5 * rationality
+
+
+@pytest.mark.slow
+def test_steering_brings_a_group_back():
+    """Rough agents leave no desert: the least share is raised, and another solver confirms it."""
+    game = jg.surveys.load("gss2018-ideology").game(4, attractiveness=0.6)
+    plan = jg.steer(
+        lambda theta: jg.with_rationality(game.replace(appeal=game.appeal + theta[None]), 50.0),
+        jnp.zeros(7),
+        objective=lambda e: -e.representation.min(),
+        cost=lambda theta: (theta**2).sum(),
+        goal=lambda e: e.representation.min() > 0.02,
+        max_steps=60,
+    )
+    assert float(plan.before.representation.min()) < 0.02 < float(plan.equilibrium.representation.min())
+    fresh = jg.solve(jg.with_rationality(game.replace(appeal=game.appeal + plan.theta[None]), 50.0), jg.MirrorProx())
+    assert np.abs(np.asarray(fresh.representation) - np.asarray(plan.equilibrium.representation)).max() < 1e-7

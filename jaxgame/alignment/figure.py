@@ -28,7 +28,10 @@ def draw(alignment: Alignment, title: str, note: str) -> Figure:
                 panels[i, column].set_yticks(np.arange(len(groups)), wrapped(groups))
             panels[-1, column].set_xlabel("share of the text (%)")
         panels[0, 0].set_ylim(len(groups) - 0.5, -0.5)
-        panels[0, 0].legend(loc="lower right", handletextpad=0.2)
+        figure.legend(
+            *panels[0, 0].get_legend_handles_labels(), loc="outside upper center", ncols=4, handletextpad=0.2,
+            columnspacing=1.0,
+        )  # fmt: skip
         return figure
 
 

@@ -82,7 +82,7 @@ def teach(
             logits.flatten(0, 1), torch.as_tensor(labels[:, 1:]).flatten(), reduction="sum"
         )
         loss = loss / batch
-        losses.append(float(loss))
+        losses.append(loss.item())
         if not np.isfinite(losses[-1]):
             raise ValueError(f"teaching: the loss is {losses[-1]} at step {step}")
         optimizer.zero_grad()

@@ -43,8 +43,7 @@ def headline(alignment: Alignment) -> str:
     if not out:
         return "No group is excluded, neither in the prediction nor in the plan"
     back = bool((~alignment.after.excluded[alignment.before.excluded]).all())
-    verb = "is" if len(out) == 1 else "are"
-    return f"{' and '.join(out)} {verb} left out of the text, and after the plan {'back' if back else 'still out'}"
+    return f"No agent's text speaks for {' or '.join(out)}; after the plan {'it does' if back else 'none does, either'}"
 
 
 def provenance(alignment: Alignment) -> str:

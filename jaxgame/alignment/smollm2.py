@@ -60,7 +60,9 @@ def run(options: AlignOptions, survey: Survey, work: Path, begin: Begin = lambda
     """
     from peft import LoraConfig, PeftModel, get_peft_model
     from transformers import AutoModelForCausalLM
+    from transformers.utils import logging
 
+    logging.disable_progress_bar()  # the steps are told here
     clock, seconds = time.perf_counter(), {}
 
     def done(stage: str) -> None:

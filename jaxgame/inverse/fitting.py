@@ -9,7 +9,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-import scipy.stats
+import scipy.special
 
 from jaxgame import _checks
 from jaxgame._pytree import pytree
@@ -210,7 +210,7 @@ def _informative(problem: Problem, predicted: np.ndarray) -> int:
 def _lack_of_fit(problem: Problem, found: Minimum, predicted: np.ndarray, degrees: int, rank: int) -> float:
     """The p-value of the equilibrium, NaN where nothing is known of the noise."""
     if problem.known:
-        return float(scipy.stats.chi2.sf(found.squares, degrees)) if degrees > 0 else np.nan
+        return float(scipy.special.chdtrc(degrees, found.squares)) if degrees > 0 else np.nan
     labels = _settings_alike(problem)
     groups = [np.flatnonzero(labels == label) for label in np.unique(labels)]
     scatter, free = 0.0, 0
@@ -222,7 +222,7 @@ def _lack_of_fit(problem: Problem, found: Minimum, predicted: np.ndarray, degree
     if free <= 0 or left <= 0 or scatter <= 0:
         return np.nan
     ratio = max(found.squares - scatter, 0.0) / left / (scatter / free)
-    return float(scipy.stats.f.sf(ratio, left, free))
+    return float(scipy.special.fdtrc(left, free, ratio))
 
 
 def _settings_alike(problem: Problem) -> np.ndarray:

@@ -135,8 +135,8 @@ def _gathered(rows: Iterable[tuple[str, Any]], name: str) -> Log:
         columns["engagement"].append(_engagement(where, row.get("engagement")))
     if not columns["prompt"]:
         raise ValueError(f"{name}: has no responses")
-    texts = (np.asarray(columns[column], object) for column in TEXTS)
-    return Log(*texts, np.asarray(columns["engagement"], np.float64), name)
+    texts = {column: np.asarray(columns[column], object) for column in TEXTS}
+    return Log(**texts, engagement=np.asarray(columns["engagement"], np.float64), name=name)
 
 
 def _engagement(where: str, value: Any) -> float:

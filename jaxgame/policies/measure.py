@@ -145,7 +145,7 @@ class _Work:
         size = len(self.groups)
         answered = np.zeros((len(self.prompts), size), int)
         np.add.at(answered, (self.prompt[self.group >= 0], self.group[self.group >= 0]), 1)
-        common = (answered > 0).all(1)
+        common = np.all(answered > 0, axis=1)
         if not common.any():
             raise ValueError(f"{log.name}: no prompt has responses of all groups, {self.groups}, to compare them by")
         other = (log.group != "") & (self.group < 0)

@@ -13,7 +13,8 @@ from jax import Array
 from jaxgame._pytree import Carried
 from jaxgame.certificate.certify import Certificate, certify
 from jaxgame.equilibrium import Equilibrium
-from jaxgame.solvers import GoldenRatio, OptimisticGradient
+from jaxgame.solvers import GoldenRatio, MirrorProx, OptimisticGradient
+from jaxgame.solvers.logit_newton import LogitNewton
 from jaxgame.solving import default_solver, solve
 from jaxgame.steering.problem import Aims, Point, Problem, scalar
 from jaxgame.steering.scenarios import one
@@ -21,6 +22,13 @@ from jaxgame.steering.search import Proof, Search
 
 WORK = 200_000_000  # mixture entries that the first-order solver may go through
 STEPS = (500, 20_000)
+
+
+def _another(solver: Any) -> Any:
+    """A first-order solver of the same games."""
+    if isinstance(solver, LogitNewton):
+        return MirrorProx()
+    return OptimisticGradient() if isinstance(solver, GoldenRatio) else GoldenRatio()
 
 
 @dataclasses.dataclass(frozen=True)
@@ -49,7 +57,7 @@ def verify(problem: Problem, point: Point) -> Verification:
         game = problem.game(theta)
     except ValueError as error:
         return Verification(own, "", np.inf, False, f"The game's constructor refuses these levers: {error}.")
-    first = OptimisticGradient() if isinstance(default_solver(game), GoldenRatio) else GoldenRatio()
+    first = _another(default_solver(game))
     steps = int(np.clip(WORK // problem.start.size, *STEPS))
     fresh = _fresh(problem.aims, theta, Carried.wrap(first), problem.start, jnp.asarray(steps))
     name = type(first).__name__

@@ -21,6 +21,7 @@ from jaxgame.report.figures.style import BLACK, BLUE, GREEN, GREY, ORANGE, PURPL
 
 LINES = (BLACK, VERMILLION, BLUE, ORANGE, GREEN, PURPLE, SKY)
 DASHES = ("-", "--", "-.", (0, (1, 1.2)))
+CLOSE, BESIDE = 9, 5  # points: boundaries too close for a name on a line; how far beside it is written then
 SYMBOLS = {
     "attractiveness": "attractiveness α",
     "consistency": "consistency γ",
@@ -126,12 +127,28 @@ def _name(axes: Axes, names: tuple[str, ...], boundaries: Sequence[np.ndarray]) 
         near = np.linalg.norm(middles - middles[k], axis=1) < 0.08
         way = axes.transData.transform(segments[near].reshape(-1, 2))
         direction = np.linalg.svd(way - way.mean(0))[2][0]
-        angle = float(np.degrees(np.arctan2(direction[1], direction[0])))
+        direction = direction * (1 if direction[0] >= 0 else -1)
         at = segments[k].mean(0)
-        axes.text(
-            float(at[0]), float(at[1]), names[d], fontsize=5.5, ha="center", va="center", rotation_mode="anchor",
-            rotation=(angle + 90) % 180 - 90, path_effects=[withStroke(linewidth=1.8, foreground="white")],
+        others = [part.mean(1) for e, part in parts if e != d]
+        aside = _aside(axes, at, direction, np.concatenate(others) if others else np.zeros((0, 2)))
+        axes.annotate(
+            names[d], (float(at[0]), float(at[1])), aside, textcoords="offset points", fontsize=5.5, ha="center",
+            va="center", rotation_mode="anchor", rotation=float(np.degrees(np.arctan2(direction[1], direction[0]))),
+            path_effects=[withStroke(linewidth=1.8, foreground="white")],
         )  # fmt: skip
+
+
+def _aside(axes: Axes, at: np.ndarray, direction: np.ndarray, others: np.ndarray) -> tuple[float, float]:
+    """In points: beside the line, away from another one that is too close for a name on the line; else on it."""
+    point = axes.figure.dpi / 72
+    away = (axes.transData.transform(others.reshape(-1, 2)) - axes.transData.transform(at)) / point
+    normal = np.array([-direction[1], direction[0]])
+    across = away[np.abs(away @ direction) < 30] @ normal
+    above, below = across[across > 0].min(initial=np.inf), -across[across <= 0].max(initial=-np.inf)
+    if min(above, below) > CLOSE:
+        return 0.0, 0.0
+    x, y = (BESIDE if above > below else -BESIDE) * normal
+    return float(x), float(y)
 
 
 def connected(segments: np.ndarray, size: np.ndarray) -> list[np.ndarray]:

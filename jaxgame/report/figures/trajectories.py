@@ -67,7 +67,8 @@ def _draw(simulation: Simulation, groups: Sequence[str], title: str, note: str) 
         plot.annotate("", tip, middle_of, arrowprops=dict(arrowstyle="->", lw=0.6, color=PALE), zorder=0)
         side, rise = np.where(np.abs(arm) > 0.3 * np.linalg.norm(arm), np.sign(arm), 0).astype(int)
         plot.text(
-            *tip, textwrap.fill(name, 12), fontsize=5.5, color=BLACK, path_effects=halo, zorder=6, linespacing=0.95,
+            float(tip[0]), float(tip[1]), textwrap.fill(name, 12),
+            fontsize=5.5, color=BLACK, path_effects=halo, zorder=6, linespacing=0.95,
             ha=("right", "center", "left")[side + 1], va=("top", "center", "bottom")[rise + 1],
         )  # fmt: skip
     plot.plot([], [], color=PALE, lw=0.8, label="towards a group")
