@@ -293,7 +293,7 @@ def steer(
             people = load_survey(options)
             players, names, source = game_of(options, people), people.groups, people.source or people.name
             least = (0.5 if share is None else share) * people.shares
-            mapped = map_of(options, people), people.shares
+            mapped: Any = map_of(options, people), people.shares
         else:
             if config is not None or any(value is not None for value in population.values()):
                 raise ValueError("--game brings its own population: leave out --config, --survey and its options")

@@ -53,7 +53,7 @@ def explore(options: StudyOptions, survey: Survey, game: AlignmentGame, critical
     def build(**levels: Any) -> AlignmentGame:
         return game.replace(**levels)
 
-    diagram = sweep(build, axes, groups=survey.groups)
+    diagram = sweep(build, axes, starts=None, groups=survey.groups)  # no search for others where not unique: it is long
     edges = boundaries(build, diagram)
     levels = {name: jnp.asarray(getattr(options, name), dtype) for name in LEVELS}
     try:

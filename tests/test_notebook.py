@@ -5,6 +5,7 @@ import re
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import jax
 import numpy as np
@@ -33,11 +34,11 @@ def test_an_equilibrium_shows_shares_and_distances(game):
     )
     price = np.asarray(jg.inclusion_price(game, found))
     assert rows[3][3] == f"{price[3]:.3g}" and price[3] > 0 and rows[0][3] == ""
-    assert str(found.message) in found._repr_html_()
+    assert str(found.message) in (found._repr_html_() or "")
 
 
 def test_batches_and_traced_equilibria(game):
-    many = jax.vmap(lambda a: jg.solve(game.replace(attractiveness=a)))(np.linspace(0.1, 1, 5))
+    many: Any = jax.vmap(lambda a: jg.solve(game.replace(attractiveness=a)))(np.linspace(0.1, 1, 5))
     assert "5 equilibria, 5 converged" in many._repr_html_()
     seen = []
     jax.jit(lambda a: seen.append(jg.solve(game.replace(attractiveness=a))._repr_html_()) or a)(1.0)

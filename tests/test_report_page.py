@@ -445,6 +445,7 @@ def test_a_study_opens_at_its_own_point(opened, runs):
     where, shown, _ = panel(page)
     assert where == "attractiveness α = 0.5, diversity δ = 0.1"
     close(shown, wanted)
+    page.locator("#chart-map").scroll_into_view_if_needed()
     area = page.locator("#chart-map .nsewdrag").first.bounding_box()
     bubble = page.locator("#chart-map .scatterlayer .trace").first.locator("path.point").nth(2).bounding_box()
     page.mouse.move(area["x"] + 3, area["y"] + 3)

@@ -124,7 +124,7 @@ def write_streamed(population: Path, found: Streamed, folder: Path) -> None:
 
 
 def write_plan(
-    plan: Plan, names: tuple[str, ...], note: str, folder: Path, people: tuple[Map, np.ndarray] | None = None
+    plan: Plan, names: tuple[str, ...], note: str, folder: Path, people: tuple[Map, Any] | None = None
 ) -> None:
     """report.json ("jaxgame.steer", version 1), report.html, plan.npz and the figure of a plan for floors.
 

@@ -63,7 +63,7 @@ def shares(
             "name": escape(one.name, quote=False),
             "x": 100 * one.values[known],
             "y": rows[known] + one.offset,
-            "customdata": [[escape(groups[d], quote=False)] for d in np.flatnonzero(known)],
+            "customdata": [[escape(groups[d], quote=False)] for d in np.flatnonzero(known).tolist()],
             "marker": {
                 "symbol": one.symbol,
                 "size": one.size,
@@ -364,7 +364,8 @@ def _beside(texts: Sequence[str], positions: np.ndarray, radii: np.ndarray, scal
     centres = positions * scale * [1, -1]
     boxes = [np.concatenate([c - r, c + r]) for c, r in zip(centres, radii, strict=True)]
     written: dict[int, tuple[str, np.ndarray]] = {}
-    for d in [*np.argsort(-radii)] * ROUNDS:
+    order: list[int] = np.argsort(-radii).tolist()
+    for d in order * ROUNDS:
         lines = texts[d].split("<br>")
         half = np.array([max(map(len, lines)) * 6.2, len(lines) * 14.0]) / 2
         others = [box for k, box in enumerate(boxes) if k != d] + [box for k, (_, box) in written.items() if k != d]
@@ -374,7 +375,7 @@ def _beside(texts: Sequence[str], positions: np.ndarray, radii: np.ndarray, scal
             box = np.concatenate([middle - half, middle + half])
             cost = sum(_overlap(box, other) for other in others)
             if cost < best:
-                best, written[int(d)] = cost, (place, box)
+                best, written[d] = cost, (place, box)
     return [written[d][0] for d in range(len(texts))]
 
 

@@ -23,7 +23,7 @@ MOST = 20  # changes that are listed
 
 
 def write_page(
-    plan: Plan, groups: Sequence[str], note: str, path: Path, version: str, people: tuple[Map, np.ndarray] | None = None
+    plan: Plan, groups: Sequence[str], note: str, path: Path, version: str, people: tuple[Map, Any] | None = None
 ) -> None:
     """The page of a plan. people: the map of the groups and their shares (D,), where they come from a survey."""
     sections = [
@@ -93,7 +93,7 @@ def before_and_after(
     )
 
 
-def _map(plan: Plan, groups: Sequence[str], chart: Map, shares: np.ndarray) -> Figure:
+def _map(plan: Plan, groups: Sequence[str], chart: Map, shares: Any) -> Figure:
     profiles: list[Any] = [np.asarray(e.profile, float) @ chart.positions for e in (plan.before, plan.equilibrium)]
     out = np.asarray(excluded(plan.before.profile))
     shown = np.asarray(plan.equilibrium.representation, float)
@@ -102,9 +102,10 @@ def _map(plan: Plan, groups: Sequence[str], chart: Map, shares: np.ndarray) -> F
         ("what an agent says after", profiles[1], PURPLE),
     ]
     still = np.asarray(excluded(plan.equilibrium.profile))
-    drawn = charts.groups_map(groups, chart.positions, chart.explained, shares, shown, still, agents)
+    people = np.asarray(shares, float)
+    drawn = charts.groups_map(groups, chart.positions, chart.explained, people, shown, still, agents)
     way = float(np.linalg.norm(profiles[1].mean(0) - profiles[0].mean(0)))
-    gone = [groups[d] for d in np.flatnonzero(out & ~still)]
+    gone = [groups[d] for d in np.flatnonzero(out & ~still).tolist()]
     words = (
         f"Map of {len(groups)} groups by their answers. The change moves what agents say on average by {way:.2g}; the "
         f"groups are up to {np.ptp(chart.positions, axis=0).max():.2g} apart."
