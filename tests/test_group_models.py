@@ -142,9 +142,9 @@ def test_training_goes_on_where_it_was_stopped(survey, asked, tmp_path, monkeypa
     monkeypatch.setattr(training, "KEPT_EVERY", 1)
     start = Transformers.fresh(Architecture(len(asked.vocabulary), asked.length, 16, 2), 2, jax.random.key(0))
     answers = jnp.log(jnp.full((2, 2, 3), 1 / 3, jnp.float32))
-    loss = ResponseLoss(asked, 4)
+    loss: Any = ResponseLoss(asked, 4)
 
-    def run(checkpoint, report=lambda line: None, data=answers, loss=loss):
+    def run(checkpoint, report=lambda line: None, data=answers, loss: Any = loss):
         options: Any = dict(steps=15, learning_rate=1e-2, checkpoint=checkpoint, report=report)
         return training.train(start, loss, data, None, jax.random.key(1), **options)
 

@@ -1,5 +1,6 @@
 """Models of Hugging Face and TRL's trainers, where the extra `rlhf` is installed: tiny models, and SmolLM2 itself."""
 
+import copy
 import importlib.util
 import re
 from typing import Any
@@ -175,6 +176,30 @@ def test_grpo_makes_the_mixture(asked, tokenizer, tmp_path):
     assert total_variation(after, wanted).mean() < total_variation(before, wanted).mean() / 4
     assert divergence(after, wanted).mean() < divergence(before, wanted).mean() / 10
     assert grpo_options(0.3)["beta"] == 0.3
+
+
+@pytest.mark.slow
+def test_adapters_and_grpo_on_a_tiny_model(tokenizer, tmp_path, monkeypatch):
+    """What is done with SmolLM2, with a model of 30,000 parameters in its place; adapters are found again."""
+    from jaxgame.alignment import smollm2
+    from jaxgame.alignment.options import align_options, people
+
+    options = align_options({"model": "smollm2", "steps": 100, "attractiveness": 0.5})
+    survey = people(options)
+    asked = Questionnaire.of(survey)
+    truth, taught = answer_table(survey, asked), language.Tokenized.of(asked, tokenizer)
+    base = tiny(0, len(tokenizer))
+    language.teach(base, taught, truth.mean(0), steps=200, learning_rate=5e-3, batch=64)
+    monkeypatch.setattr(smollm2, "smollm2", lambda: (copy.deepcopy(base), tokenizer))
+    monkeypatch.setattr(smollm2, "TOP_LAYERS", 2)
+    monkeypatch.setattr(smollm2, "LEARNING_RATE", 2e-2)
+    real = smollm2.run(options, survey, tmp_path)
+    assert real.quality.mean() < real.base.mean() and real.quality.max() < 0.12
+    assert len(real.rewards) == 3 and np.isfinite(real.rewards).all()
+    assert real.divergence[1] < real.divergence[0]
+    assert len(real.samples) == 5 and real.samples[0].startswith("On space exploration")
+    again = smollm2.run(options, survey, tmp_path)
+    np.testing.assert_allclose(again.quality, real.quality, atol=1e-6)
 
 
 @pytest.mark.slow

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
 import threading
 from collections.abc import Callable
 from typing import Any
@@ -189,8 +188,3 @@ def _rational(game: Any) -> Any:
 def _jacobian(game: Any) -> Any:
     affine = _rational(game).affine()
     return affine.own, affine.others
-
-
-def lanes_wanted(routes: list[Route]) -> int:
-    """Points that routes solve and keep."""
-    return sum(itertools.chain(int(route.counts.sum()) for route in routes))
