@@ -172,8 +172,8 @@ def run(options: StudyOptions, survey: Survey, begin: Begin = lambda stage: None
         chart = draw_map(np.asarray(answer.features, float))
         alike = indistinct(survey)
     with stage("around", "looking at other levels"):
-        few = options if design.heterogeneous else options.model_copy(update={"agents": min(options.agents, ALIKE)})
-        around = explore(options, survey, game_of(few, survey), critical)
+        few = options.model_copy(update={"agents": min(options.agents, ALIKE)})
+        around = explore(options, survey, game if design.heterogeneous else game_of(few, survey), critical)
     with stage("draws", f"solving {options.draws} posterior draws of the survey"):
         draws = _draws(survey, options, design, levels, chart, critical is not None, plan, begin)
     with stage("solvers", "comparing solvers"):

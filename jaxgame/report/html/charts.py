@@ -344,11 +344,16 @@ def _named(
         taken = np.array([[(one[key] - low[k]) / size[k] for k, key in enumerate("xy")] for one in others])
         away = np.linalg.norm((middles[:, None] - taken[None]) * [0.7, 2], axis=2).min(1)
         room += np.minimum(away, 0.5) - (away < 0.15)
-    at = part.mean(1)[int(np.argmax(room))]
-    return [
-        {"x": at[0], "y": at[1], "text": name, "showarrow": False, "font": {"size": 11, "color": BLACK},
-         "bgcolor": "rgba(255,255,255,0.8)", "borderpad": 1}
-    ]  # fmt: skip
+    chosen = int(np.argmax(room))
+    at, across = part.mean(1)[chosen], middles[chosen, 0]
+    side = "left" if across < NAME[0] else "right" if across > 1 - NAME[0] else "center"
+    look = {
+        "showarrow": False,
+        "font": {"size": 11, "color": BLACK},
+        "bgcolor": "rgba(255,255,255,0.8)",
+        "borderpad": 1,
+    }
+    return [{"x": at[0], "y": at[1], "xanchor": side, "text": name, **look}]
 
 
 def _across(part: np.ndarray) -> np.ndarray:
