@@ -9,15 +9,18 @@ from typing import Any
 import numpy as np
 
 from jaxgame.exclusion import excluded, inclusion_price
+from jaxgame.neighbourhood import LARGEST
 from jaxgame.report.figures.style import BLACK, BLUE, GREY, ORANGE, PURPLE, VERMILLION
 from jaxgame.report.groups import Map
 from jaxgame.report.html import charts
+from jaxgame.report.html.derivatives import by_group, derivatives
 from jaxgame.report.html.elements import Figure, Items, Part, Section, Table
 from jaxgame.report.html.methods import certificates, closing
 from jaxgame.report.html.page import write
 from jaxgame.report.text import listed, percent
 from jaxgame.steering.guidance import WHAT, alone, costs, levers, said, verdict
 from jaxgame.steering.plan import Plan
+from jaxgame.steering.sensitivity import sensitivity
 
 MOST = 20  # changes that are listed
 
@@ -30,6 +33,7 @@ def write_page(
         Section("The plan", [*guidance(plan, groups), before_and_after(plan, groups)]),
         *([] if people is None else [Section("Where groups and agents stand", [_map(plan, groups, *people)])]),
         Section("What inclusion costs", [_prices(plan, groups)]),
+        Section("What a small change of it does", _sensitivity(plan, groups)),
         certificates(plan.equilibrium, plan.certificate, "Certificates of the population after the change"),
         *closing(
             version,
@@ -115,6 +119,21 @@ def _map(plan: Plan, groups: Sequence[str], chart: Map, shares: Any) -> Figure:
     table = Table("Where groups stand", ("group", "first", "second"), rows)
     caption = "Blue: what is shown after the change. Area: share."
     return Figure("map", "Groups by what they answer, and agents by what they say.", words, drawn, caption, table)
+
+
+def _sensitivity(plan: Plan, groups: Sequence[str]) -> list[Part]:
+    """Of the plan's levers, where they are a number a group."""
+    if plan.rebuild is None or np.shape(plan.theta) != (len(groups),):
+        return ["Derivatives are listed for plans with one number a group; these change single agents."]
+    if plan.equilibrium.game.n_agents * len(groups) > LARGEST:
+        return [f"{plan.equilibrium.game.n_agents:,} agents are too many for every report: see jaxgame.sensitivity."]
+    try:
+        found = sensitivity(plan.rebuild, plan.theta)
+    except ArithmeticError as error:
+        return [f"No derivatives: {error}."]
+    what = "price of" if plan.lever == "price" else "appeal of"
+    levers = by_group(found.representation, found.entry, [f"{what} {group}" for group in groups])
+    return derivatives(found, levers, groups)
 
 
 def _prices(plan: Plan, groups: Sequence[str]) -> Table:

@@ -9,13 +9,13 @@ import numpy as np
 
 from jaxgame.report.figures.style import BLUE, GREY, ORANGE, PURPLE, VERMILLION
 from jaxgame.report.html import charts
+from jaxgame.report.html.derivatives import by_group, derivatives
 from jaxgame.report.html.diagram import diagram
 from jaxgame.report.html.elements import Figure, Items, Part, Section, Table
 from jaxgame.report.html.methods import certificates, closing
 from jaxgame.report.html.page import write
 from jaxgame.report.html.plan_page import before_and_after, guidance
 from jaxgame.report.text import findings, headline, interval, listed, number, percent, proof, provenance, spread
-from jaxgame.steering.sensitivity import STEP, Sensitivity
 from jaxgame.study import FLOOR
 
 if TYPE_CHECKING:
@@ -147,26 +147,10 @@ def _sensitivity(study: Study) -> list[Part]:
     found = study.around.derivatives
     if found is None:
         return [f"No derivatives: {study.around.missing['derivatives']}."]
-    return [
-        f"By how many percentage points each group's representation moves if a level grows by {STEP:g}. A group that "
-        "is excluded does not move; in brackets, by how much it comes nearer to entry, in utility per unit of mixture.",
-        sensitivity_table(found, study.survey.groups),
-    ]
-
-
-def sensitivity_table(found: Sensitivity, groups: tuple[str, ...]) -> Table:
-    """Rows: the levels and a common addition to the appeal of every group; columns: groups."""
-    out = np.asarray(found.excluded)
-    shown, entry = found.representation, found.entry
-
-    def row(name: str, moved: np.ndarray, nearer: np.ndarray) -> list[str]:
-        cells = zip(out, moved, nearer, strict=True)
-        return [name, *(f"[{STEP * n:+.2g}]" if gone else f"{100 * STEP * m:+.3g}" for gone, m, n in cells)]
-
-    rows = [row(name, np.asarray(shown["levels"][name]), np.asarray(entry["levels"][name])) for name in shown["levels"]]
-    moved, nearer = np.asarray(shown["appeal"]), np.asarray(entry["appeal"])
-    rows += [row(f"appeal of {group}", moved[:, d], nearer[:, d]) for d, group in enumerate(groups)]
-    return Table(f"Change of representation, in points, per {STEP:g} of a level", ["level", *groups], rows)
+    shown, entry, groups = found.representation, found.entry, study.survey.groups
+    levers = {name: (shown["levels"][name], entry["levels"][name]) for name in shown["levels"]}
+    levers |= by_group(shown["appeal"], entry["appeal"], [f"appeal of {group}" for group in groups])
+    return derivatives(found, levers, groups)
 
 
 def _how(study: Study) -> list[str]:
