@@ -218,6 +218,7 @@ def test_a_plan_shows_its_numbers(tmp_path):
         assert f"{float(plan.theta[d]):+.4g}" in page.text
     # A small change of the first lever, by differences.
     step, d = np.eye(7)[0] * 1e-5, 3
+    assert plan.rebuild is not None
     ends = [jg.solve(plan.rebuild(plan.theta + sign * step)).representation[d] for sign in (1, -1)]
     assert f"{float(ends[0] - ends[1]) / 2e-5:+.3g}" in page.text[page.text.index("appeal of extremely liberal") :]
 
