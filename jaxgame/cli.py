@@ -265,7 +265,7 @@ def steer(
     config: Annotated[Path | None, _option("A TOML file with options of `jaxgame study`")] = None,
     game: Annotated[Path | None, _option("A game of your own, as for `jaxgame solve`, in place of a survey")] = None,
     floor: Annotated[float | None, _option("With --game: the least representation of every group")] = None,
-    out: Annotated[Path | None, _option("Write report.json, plan.npz and a figure into this folder")] = None,
+    out: Annotated[Path | None, _option("Write report.html, report.json, plan.npz and a figure here")] = None,
 ) -> None:
     """The smallest change of a population that brings every group to a floor, with proof and in plain words."""
     population: dict[str, Any] = dict(
@@ -281,7 +281,7 @@ def steer(
     from jaxgame.report.files import staged
     from jaxgame.report.write import write_plan
     from jaxgame.steering.floor import steer_to_floor
-    from jaxgame.study import game_of, load_survey
+    from jaxgame.study import game_of, load_survey, map_of
 
     with _bad_input(ValueError, OSError):
         if game is None:
@@ -293,6 +293,7 @@ def steer(
             people = load_survey(options)
             players, names, source = game_of(options, people), people.groups, people.source or people.name
             least = (0.5 if share is None else share) * people.shares
+            mapped: Any = map_of(options, people), people.shares
         else:
             if config is not None or any(value is not None for value in population.values()):
                 raise ValueError("--game brings its own population: leave out --config, --survey and its options")
@@ -301,7 +302,7 @@ def steer(
             if floor is None:
                 raise ValueError("--game needs --floor, the least representation of every group")
             players, names = gamefile.load(game)
-            least, source = floor, game.name
+            least, source, mapped = floor, game.name, None
     with (
         _bad_input(ValueError, OSError),
         _nowhere() if out is None else staged(out) as unfinished,
@@ -312,7 +313,8 @@ def steer(
         begin("putting it into words")
         words = plan.guidance(names)
         if unfinished is not None:
-            write_plan(plan, names, f"{source}; {players.n_agents:,} agents, lever {lever}.", unfinished)
+            note = f"{source}; {players.n_agents:,} agents, lever {lever}."
+            write_plan(plan, names, note, unfinished, mapped)
     _console().print(words, markup=False)
     if not plan.success:
         raise typer.Exit(NOT_CERTIFIED)

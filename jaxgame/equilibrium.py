@@ -73,6 +73,11 @@ class Equilibrium:
             out[index] = describe(jax.tree.map(lambda leaf, at=index: leaf[at], self))
         return out
 
+    def _repr_html_(self) -> str | None:
+        from jaxgame.report.notebook import equilibrium_html
+
+        return equilibrium_html(self)
+
     def _unbatched(self, function: Any) -> Array:
         """Of the game, the profile, and what is paid."""
         for _ in range(self.profile.ndim - 2):

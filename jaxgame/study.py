@@ -23,6 +23,7 @@ from jaxgame.config import StudyOptions
 from jaxgame.equilibrium import Equilibrium
 from jaxgame.exclusion import critical_ratios, excluded, inclusion_price
 from jaxgame.games import AlignmentGame
+from jaxgame.neighbourhood import ALIKE, Neighbourhood, explore
 from jaxgame.report.groups import Map, draw_map, features, indistinct
 from jaxgame.solvers.loop import CONVERGED, Loop
 from jaxgame.solvers.scale import measure, uniform
@@ -88,6 +89,7 @@ class Study:
     curves: list[Curve]
     alike: list[tuple[int, int]]  # pairs of groups that the survey cannot tell apart
     map: Map
+    around: Neighbourhood
     timings: dict[str, float]
 
     @property
@@ -169,6 +171,9 @@ def run(options: StudyOptions, survey: Survey, begin: Begin = lambda stage: None
     with stage("map", "mapping the groups"):
         chart = draw_map(np.asarray(answer.features, float))
         alike = indistinct(survey)
+    with stage("around", "looking at other levels"):
+        few = options.model_copy(update={"agents": min(options.agents, ALIKE)})
+        around = explore(options, survey, game if design.heterogeneous else game_of(few, survey), critical)
     with stage("draws", f"solving {options.draws} posterior draws of the survey"):
         draws = _draws(survey, options, design, levels, chart, critical is not None, plan, begin)
     with stage("solvers", "comparing solvers"):
@@ -189,6 +194,7 @@ def run(options: StudyOptions, survey: Survey, begin: Begin = lambda stage: None
         curves=curves,
         alike=alike,
         map=chart,
+        around=around,
         timings=timings,
     )
 
@@ -210,6 +216,11 @@ def _levels(options: StudyOptions, survey: Survey) -> dict[str, Array]:
 def game_of(options: StudyOptions, survey: Survey) -> AlignmentGame:
     """The game that the options make of a survey."""
     return _build(survey, _levels(options, survey), design=_design(options))
+
+
+def map_of(options: StudyOptions, survey: Survey) -> Map:
+    """Where the groups of a survey stand."""
+    return draw_map(np.asarray(features(survey, options.kernel), float))
 
 
 def _build(survey: Survey, levels: dict[str, Array], *, design: Design) -> AlignmentGame:

@@ -32,9 +32,10 @@ jaxgame study --config study.toml --draws 1000
 defaults. For a CSV it can also hold groups (a list, in the order wanted), missing (a list of codes for no answer) and
 questions as a table: column = a list of texts in their order, a table text = value, "numeric", or "unordered".
 
-[bold]Files[/bold] in --out: report.json (all numbers, and what is needed to repeat them), profile.npz, survey.json, and
-the figures representation, exclusion, plan, map and convergence as PNG and SVG. They replace those of an earlier run,
-all or none. Exit code 1: not converged or not certified; 2: bad input.
+[bold]Files[/bold] in --out: report.html (one page with everything, to explore in a browser; it loads nothing),
+report.json (all numbers, and what is needed to repeat them), profile.npz, survey.json, and the figures representation,
+exclusion, plan, map and convergence as PNG and SVG. They replace those of an earlier run, all or none. Exit code 1: not
+converged or not certified; 2: bad input.
 """)
 
 STEER = _paragraphs("""
@@ -55,8 +56,8 @@ jaxgame steer --survey gss2018-ideology-age --share 0.3 --agents 20 --lever targ
 
 jaxgame steer --game game.toml --floor 0.05 --lever common
 
-Other options of the population come from --config, a TOML file as for `jaxgame study`. With --out: report.json,
-plan.npz and the figure plan. Exit code 1: the plan does not do what was asked; 2: bad input.
+Other options of the population come from --config, a TOML file as for `jaxgame study`. With --out: report.html,
+report.json, plan.npz and the figure plan. Exit code 1: the plan does not do what was asked; 2: bad input.
 """)
 
 SOLVE = _paragraphs("""
@@ -132,9 +133,10 @@ jaxgame sweep --x attractiveness=0:2:500 --survey gss2018-ideology-age --out res
 
 jaxgame sweep --x attractiveness=0:1:100 --y diversity=0:1.5:100 --diversity-form centroid --agents 20
 
-[bold]Files[/bold] in --out: sweep.npz (all arrays; in Python jg.Sweep.load), report.json, and the figure phase as PNG
-and SVG. After Ctrl-C or a crash the same command goes on from what is finished, to the same file. Exit code 1: some
-points have no equilibrium; 2: bad input; 130: interrupted.
+[bold]Files[/bold] in --out: report.html (the diagram with a cursor that reads out every point), sweep.npz (all arrays;
+in Python jg.Sweep.load), report.json, and the figure phase as PNG and SVG. After Ctrl-C or a crash the same command
+goes on from what is finished, to the same file. Exit code 1: some points have no equilibrium; 2: bad input; 130:
+interrupted.
 """)
 
 ALIGN = _paragraphs("""

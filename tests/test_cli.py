@@ -19,7 +19,7 @@ from jaxgame.config import SOLVERS, StudyOptions, study_options
 from jaxgame.gamefile import load as load_game
 
 SMALL = ["study", "--agents", "5", "--draws", "20"]
-FILES = {"report.json", "profile.npz", "survey.json"} | {
+FILES = {"report.html", "report.json", "profile.npz", "survey.json"} | {
     f"{name}.{kind}"
     for name in ("representation", "exclusion", "plan", "map", "convergence")
     for kind in ("png", "svg")
@@ -244,7 +244,7 @@ def test_steer_prints_and_writes_a_plan(tmp_path):
     (tmp_path / "game.toml").write_text(GAME)
     result = run("steer", "--game", "game.toml", "--floor", "0.25", "--lever", "price", "--out", "plan")
     assert result.exit_code == 0 and result.stdout.startswith("This plan works.")
-    assert set(contents(tmp_path / "plan")) == {"report.json", "plan.npz", "plan.png", "plan.svg"}
+    assert set(contents(tmp_path / "plan")) == {"report.html", "report.json", "plan.npz", "plan.png", "plan.svg"}
     report = json.loads((tmp_path / "plan" / "report.json").read_text())
     assert report["schema"] == "jaxgame.steer" and report["plan"]["success"]
     assert [row["group"] for row in report["groups"]] == ["a", "b", "c"]

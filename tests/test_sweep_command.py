@@ -32,7 +32,13 @@ def test_a_map_is_written_with_its_boundaries(tmp_path):
     done = run(*options)
     assert done.exit_code == 0
     folder = tmp_path / "results" / "sweep-gss2018-ideology"
-    assert {path.name for path in folder.iterdir()} == {"sweep.npz", "report.json", "phase.png", "phase.svg"}
+    assert {path.name for path in folder.iterdir()} == {
+        "sweep.npz",
+        "report.html",
+        "report.json",
+        "phase.png",
+        "phase.svg",
+    }
     found = jg.Sweep.load(folder / "sweep.npz")
     assert found.shape == (9, 5) and found.tolerance == 0
     survey = jg.surveys.load("gss2018-ideology")

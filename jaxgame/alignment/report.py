@@ -1,4 +1,4 @@
-"""What the experiment leaves behind: report.json, report.md with samples of the text, and the figure.
+"""What the experiment leaves behind: report.html, report.json, report.md with samples of the text, and the figure.
 
 report.json ("jaxgame.align", version 1): options, versions, survey; quality of the group models, on held-out questions
 too; for "before" and "after" the prediction (weights, representation, excluded), what the text says (weights, standard
@@ -26,10 +26,12 @@ if TYPE_CHECKING:
 def write_alignment(alignment: Alignment, folder: Path, started: float) -> None:
     """All files, into a folder. started: `time.perf_counter()` at the beginning, for the timings."""
     from jaxgame.alignment.figure import draw
+    from jaxgame.alignment.page import write_page
     from jaxgame.report.figures.style import save
 
     note = f"{alignment.survey.source}. Templated text; {provenance(alignment)}"
     save(draw(alignment, headline(alignment), note), folder, "text")
+    write_page(alignment, headline(alignment), note, folder / "report.html")
     (folder / "report.md").write_text(markdown(alignment), encoding="utf-8")
     seconds = alignment.timings | {"total": time.perf_counter() - started}
     write_json(folder / "report.json", _report(alignment) | {"timings": seconds})

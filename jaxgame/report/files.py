@@ -59,16 +59,17 @@ def _uninterrupted() -> Iterator[None]:
 
 def write_json(path: Path, data: dict[str, Any]) -> None:
     """Standard JSON: arrays as lists, ∞ and NaN as null."""
-    path.write_text(json.dumps(_plain(data), ensure_ascii=False, indent=1, allow_nan=False) + "\n", encoding="utf-8")
+    path.write_text(json.dumps(plain(data), ensure_ascii=False, indent=1, allow_nan=False) + "\n", encoding="utf-8")
 
 
-def _plain(x: Any) -> Any:
+def plain(x: Any) -> Any:
+    """As lists, dicts and numbers that standard JSON can hold."""
     if isinstance(x, dict):
-        return {str(key): _plain(value) for key, value in x.items()}
+        return {str(key): plain(value) for key, value in x.items()}
     if isinstance(x, list | tuple):
-        return [_plain(value) for value in x]
+        return [plain(value) for value in x]
     if hasattr(x, "tolist"):  # arrays of NumPy and JAX, and their scalars
-        return _plain(np.asarray(x).tolist())
+        return plain(np.asarray(x).tolist())
     if isinstance(x, float) and not math.isfinite(x):
         return None
     return x

@@ -40,7 +40,7 @@ def show_study(console: Console, study: Study, out: Path, seconds: float) -> Non
     console.print(Text(f"{uncertainty(study).replace('Bars', '90 %')} {noise}", "dim"))
     price = "of inclusion, the utility that a unit of an excluded group would have to gain."
     console.print(Text(f"Price: {price}", "dim"))
-    console.print(Text(f"{seconds:.1f} s. Figures, report.json and profile.npz are in {out}"))
+    console.print(Text(f"{seconds:.1f} s. report.html and the rest are in {out}"))
 
 
 def _groups(study: Study) -> Table:
@@ -116,4 +116,4 @@ def show_sweep(console: Console, found: Sweep, out: Path, seconds: float) -> Non
         table.add_row(Text(name), percent(float(solved[:, d].mean())) if len(solved) else "", most)
     console.print(table)
     console.print(Text(found.message))
-    console.print(Text(f"{seconds:.1f} s. sweep.npz, report.json and the figure phase are in {out}"))
+    console.print(Text(f"{seconds:.1f} s. report.html, sweep.npz and the rest are in {out}"))

@@ -1,4 +1,4 @@
-"""What a study and a solve leave behind: report.json, profile.npz, survey.json and the figures.
+"""What a study and a solve leave behind: report.html, report.json, profile.npz, survey.json and the figures.
 
 report.json of a study, version 1. Numbers are those of the run's precision; null stands for ∞ (a group that never falls
 out, a bound that does not exist).
@@ -48,6 +48,7 @@ if TYPE_CHECKING:
     from jaxgame.config import StudyOptions
     from jaxgame.equilibrium import Equilibrium
     from jaxgame.maps import Boundaries, Sweep
+    from jaxgame.report.groups import Map
     from jaxgame.steering.plan import Plan
     from jaxgame.streaming import Streamed
     from jaxgame.study import Study
@@ -59,11 +60,13 @@ VERSION = 1
 def write_study(study: Study, folder: Path, started: float) -> None:
     """All files of a study, into a folder. started: `time.perf_counter()` at the beginning, for the timings."""
     from jaxgame.report.figures import draw_all  # matplotlib takes a second to import
+    from jaxgame.report.html.study_page import write_page
 
     study.survey.to_json(folder / "survey.json")
     np.savez_compressed(folder / "profile.npz", **_arrays(study))
     begin = time.perf_counter()
     figures = draw_all(study, folder)
+    write_page(study, folder / "report.html", version(), _command(study.options))
     end = time.perf_counter()
     timings = study.timings | {"figures": end - begin, "total": end - started}
     digest = hashlib.sha256((folder / "survey.json").read_bytes()).hexdigest()
@@ -120,10 +123,16 @@ def write_streamed(population: Path, found: Streamed, folder: Path) -> None:
     write_json(folder / "report.json", report)
 
 
-def write_plan(plan: Plan, names: tuple[str, ...], note: str, folder: Path) -> None:
-    """report.json ("jaxgame.steer", version 1), plan.npz and the figure of a plan for floors."""
+def write_plan(
+    plan: Plan, names: tuple[str, ...], note: str, folder: Path, people: tuple[Map, Any] | None = None
+) -> None:
+    """report.json ("jaxgame.steer", version 1), report.html, plan.npz and the figure of a plan for floors.
+
+    people: the map of the groups and their shares (D,), where they come from a survey.
+    """
     from jaxgame.report.figures.plan import draw
     from jaxgame.report.figures.style import save
+    from jaxgame.report.html.plan_page import write_page
 
     before, after = plan.before, plan.equilibrium
     np.savez_compressed(
@@ -136,6 +145,7 @@ def write_plan(plan: Plan, names: tuple[str, ...], note: str, folder: Path) -> N
     )
     title = "What the plan does" if plan.success else "The plan falls short"
     save(draw(plan, names, title, note), folder, "plan")
+    write_page(plan, names, note, folder / "report.html", version(), people)
     report = {
         "schema": "jaxgame.steer",
         **origin(str(after.profile.dtype)),
@@ -154,9 +164,10 @@ def write_plan(plan: Plan, names: tuple[str, ...], note: str, folder: Path) -> N
 
 
 def write_sweep(found: Sweep, edges: Boundaries | None, options: StudyOptions, survey: Survey, folder: Path) -> None:
-    """report.json ("jaxgame.sweep", version 1) and the figure of a sweep over one or two levels."""
+    """report.json ("jaxgame.sweep", version 1), report.html and the figure of a sweep over one or two levels."""
     from jaxgame.report.figures.phase import draw
     from jaxgame.report.figures.style import save
+    from jaxgame.report.html.sweep_page import write_page
 
     levels = ("attractiveness", "consistency", "diversity")
     fixed = {name: getattr(options, name) for name in levels if name not in found.axes}
@@ -172,6 +183,7 @@ def write_sweep(found: Sweep, edges: Boundaries | None, options: StudyOptions, s
     one = fixed.get("consistency") == 1
     labels = {"attractiveness": "attractiveness, α/γ", "diversity": "diversity, δ/γ"} if one else {}
     save(draw(found, title, note, None if edges is None else edges.segments, labels), folder, "phase")
+    write_page(found, edges, title, note, folder / "report.html", version())
     report = {
         "schema": "jaxgame.sweep",
         **origin(str(found.representation.dtype)),

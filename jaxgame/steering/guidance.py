@@ -58,17 +58,18 @@ def guidance(plan: Plan, groups: Sequence[str] | None = None, rows: int = 5) -> 
         raise ValueError(f"rows is {rows!r}, expected a positive integer")
     found = levers(plan, names)
     parts = [
-        _verdict(plan),
+        verdict(plan),
         *_changes(plan, found, names, rows),
-        *_costs(plan, found),
+        *costs(plan, found),
         *_effects(plan, names),
-        *_alone(plan, found, names),
+        *alone(plan, found, names),
         plan.message,
     ]
     return "\n".join(parts)
 
 
-def _verdict(plan: Plan) -> str:
+def verdict(plan: Plan) -> str:
+    """Whether the plan works, in a sentence."""
     if plan.success:
         return "This plan works."
     if plan.details.get("goal_met") and plan.details["verification"].agrees:
@@ -125,13 +126,13 @@ def _changes(plan: Plan, found: list[Lever], names: Sequence[str], rows: int) ->
         return ["Nothing has to change." if plan.success else "The levers are as they were."]
     lines = [f"{WHAT[plan.lever]}:"]
     width = max(len(lever.name) for lever in found[:rows])
-    lines += [f"  {lever.name:<{width}}  {_said(lever, names)}" for lever in found[:rows]]
+    lines += [f"  {lever.name:<{width}}  {said(lever, names)}" for lever in found[:rows]]
     if rest := found[rows:]:
         lines.append(f"  and {len(rest)} smaller changes, up to {rest[0].size:.3g} (plan.theta has all)")
     return lines
 
 
-def _said(lever: Lever, names: Sequence[str]) -> str:
+def said(lever: Lever, names: Sequence[str]) -> str:
     """A change in numbers; of targets as a transfer between groups."""
     if np.ndim(lever.change) == 0:
         ends = "" if lever.before == 0 else f"  ({lever.before:.4g} → {lever.after:.4g})"
@@ -145,7 +146,8 @@ def _said(lever: Lever, names: Sequence[str]) -> str:
     return f"{gains[gains > 0].sum():.4g} from {listed(-gains)} to {listed(gains)}"
 
 
-def _costs(plan: Plan, found: list[Lever]) -> list[str]:
+def costs(plan: Plan, found: list[Lever]) -> list[str]:
+    """What the changes cost, and a point more, in sentences."""
     cost = COST.get(plan.lever, "The norm of the change is {:.4g}.")
     if "norm" in plan.details and plan.cost == plan.details["norm"]:
         cost = "The norm of the change is {:.4g}."
@@ -170,7 +172,8 @@ def _effects(plan: Plan, names: Sequence[str]) -> list[str]:
     return lines
 
 
-def _alone(plan: Plan, found: list[Lever], names: Sequence[str]) -> list[str]:
+def alone(plan: Plan, found: list[Lever], names: Sequence[str]) -> list[str]:
+    """What the largest of several changes does by itself: a sentence, or none; one solve."""
     if len(found) < 2 or plan.rebuild is None:
         return []
     top = found[0]

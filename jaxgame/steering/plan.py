@@ -44,3 +44,8 @@ class Plan:
         from jaxgame.steering.guidance import guidance
 
         return guidance(self, groups, rows)
+
+    def _repr_html_(self) -> str:
+        from jaxgame.report.notebook import plan_html
+
+        return plan_html(self)

@@ -57,7 +57,7 @@ def _map(
     most = int(np.nanmax(counts)) if np.isfinite(counts).any() else 0
     least = int(np.nanmin(counts)) if np.isfinite(counts).any() else 0
     levels = np.arange(least, most + 1)
-    colours = ListedColormap(_shades(len(levels)))
+    colours = ListedColormap(shades(len(levels)))
     axes.set_facecolor("black")  # what was not found shows as a hole
     masked = np.ma.masked_invalid(counts.T)
     axes.pcolormesh(
@@ -96,7 +96,7 @@ def _counted(count: int) -> str:
     return "everyone represented" if count == 0 else f"{count} left out"
 
 
-def _shades(count: int) -> list[Any]:
+def shades(count: int) -> list[Any]:
     """From light to dark, in an order that survives a copy in grey."""
     return [matplotlib.colormaps["YlGnBu"](v) for v in np.linspace(0.04, 0.8, count)]
 
@@ -111,7 +111,7 @@ def _name(axes: Axes, names: tuple[str, ...], boundaries: Sequence[np.ndarray]) 
     """A group's name along its boundary, each at another place of the map, so that they do not meet."""
     (x0, x1), (y0, y1) = axes.get_xlim(), axes.get_ylim()
     size = np.array([x1 - x0, y1 - y0])
-    parts = [(d, part) for d, segments in enumerate(boundaries) for part in _connected(segments, size)]
+    parts = [(d, part) for d, segments in enumerate(boundaries) for part in connected(segments, size)]
     taken: list[np.ndarray] = []
     for d, segments in sorted(parts, key=lambda part: len(part[1])):  # the short ones have the first choice
         if np.ptp(segments.reshape(-1, 2) / size, axis=0).max() < 0.12:
@@ -151,7 +151,7 @@ def _aside(axes: Axes, at: np.ndarray, direction: np.ndarray, others: np.ndarray
     return float(x), float(y)
 
 
-def _connected(segments: np.ndarray, size: np.ndarray) -> list[np.ndarray]:
+def connected(segments: np.ndarray, size: np.ndarray) -> list[np.ndarray]:
     """Segments (k, 2, 2) by what hangs together."""
     if not len(segments):
         return []
