@@ -147,10 +147,3 @@ def test_copies_that_make_no_sense():
     network = jg.Network(np.array([[0, 1.0], [1, 0]]))
     with pytest.raises(ValueError, match="multiplicity is set, expected None for agents on a network"):
         jg.AlignmentGame(np.full((2, 2), 0.5), np.eye(2), np.zeros(2), coupling=network, multiplicity=np.ones(2))
-
-
-def test_default_reach_follows_the_copies():
-    game = jg.QuadraticGame(np.zeros((2, 2)), 1.0, coupling=jg.MeanField(np.eye(2), multiplicity=np.ones(2)))
-    changed = game.replace(coupling=game.coupling.replace(multiplicity=np.array([1.0, 9.0])))
-    np.testing.assert_allclose(changed.coupling.reach, [0.1, 0.9])
-    np.testing.assert_allclose(changed.replace(linear=np.ones((2, 2))).coupling.reach, [0.1, 0.9])

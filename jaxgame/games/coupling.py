@@ -25,7 +25,8 @@ class MeanField:
 
     B (D, D); sensitivity scalar or (n,), any sign; reach (n,) ≥ 0 summing to 1, uniform by default.
     multiplicity (n,) ≥ 1, default 1: row i of the game stands for so many identical agents, who play alike and have
-    reach_i together; reach is then by default multiplicity over its sum. One of them has reach_i / multiplicity_i.
+    reach_i together; reach is then by default multiplicity over its sum (when the game is built; a `replace` thereafter keeps it).
+    One of them has reach_i / multiplicity_i.
     atomic=True (Nash): an agent counts its own effect on S; it matters only with include_self. atomic=False (Wardrop):
     the agent takes S as given, and its marginals are not the gradient of its utility.
     """
@@ -84,12 +85,11 @@ class MeanField:
         multiplicity = self.multiplicity
         if multiplicity is not None:
             multiplicity = _checks.array("coupling.multiplicity", multiplicity, dtype, (n,))
-        defaulted = self.reach is None or "reach" in self._defaulted
-        if not defaulted:
+        if self.reach is not None:
             reach = _checks.array("coupling.reach", self.reach, dtype, (n,))
         else:
             reach = jnp.full(n, 1 / n, dtype) if multiplicity is None else multiplicity / multiplicity.sum()
-        out = MeanField(
+        return MeanField(
             jnp.asarray(self.B, dtype),
             sensitivity=jnp.asarray(self.sensitivity, dtype),
             reach=reach,
@@ -97,8 +97,6 @@ class MeanField:
             include_self=self.include_self,
             multiplicity=multiplicity,
         )
-        assign(out, _defaulted=("reach",) if defaulted else ())
-        return out
 
     def meets(self, profile: Array) -> Array:
         weight = column(self.sensitivity)
