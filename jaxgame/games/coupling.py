@@ -25,8 +25,8 @@ class MeanField:
 
     B (D, D); sensitivity scalar or (n,), any sign; reach (n,) ≥ 0 summing to 1, uniform by default.
     multiplicity (n,) ≥ 1, default 1: row i of the game stands for so many identical agents, who play alike and have
-    reach_i together; reach is then by default multiplicity over its sum (when the game is built; a `replace` thereafter keeps it).
-    One of them has reach_i / multiplicity_i.
+    reach_i together; one of them has reach_i / multiplicity_i. reach is then by default multiplicity over its sum, as
+    it is when the game is built.
     atomic=True (Nash): an agent counts its own effect on S; it matters only with include_self. atomic=False (Wardrop):
     the agent takes S as given, and its marginals are not the gradient of its utility.
     """
