@@ -23,7 +23,7 @@ from jaxgame.report.figures.style import save
 SURVEY, AGENTS, ATTRACTIVENESS, TOLERANCE = "gss2018-ideology", 10, 0.6, 1e-3
 TABLE = (0.0, 10.0, 30.0, 100.0, 300.0, 1000.0, np.inf)
 CURVE = np.geomspace(1, 1e4, 81)
-MAP = {"log_rationality": np.linspace(0.0, 4.0, 61), "attractiveness": np.linspace(0.0, 1.2, 61)}
+MAP = {"log_rationality": np.linspace(0.0, 4.0, 41), "attractiveness": np.linspace(0.0, 1.2, 41)}
 COLOURS = ("#0072B2", "#56B4E9", "#009E73", "#000000", "#E69F00", "#D55E00", "#CC79A7")
 
 
