@@ -300,6 +300,12 @@ def test_groups_of_models_are_checked():
 
     models = Transformers.fresh(Architecture(vocabulary=5, length=6, width=8, layers=1, heads=2), 2, jax.random.key(0))
     policy = jg.policies.MixturePolicy(models, np.array([0.5, 0.5], np.float32))
+    for d, model in enumerate(models):
+        np.testing.assert_allclose(model.log_probs([0, 3]), models.group_log_probs([0, 3])[d], rtol=1e-5)
+    assert len(list(models)) == 2
+    for outside in (2, -3):
+        with pytest.raises(IndexError):
+            models[outside]
     with pytest.raises(ValueError, match=r"tokens\[1\] is 9999"):
         policy.log_prob([0, 9999])
     with pytest.raises(ValueError, match=r"tokens\[1\] is 9999"):

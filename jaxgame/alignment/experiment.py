@@ -111,6 +111,8 @@ def run(options: AlignOptions, survey: Survey, work: Path, begin: Begin = lambda
     work = work / digest(options, survey)
     keys = iter(jax.random.split(jax.random.key(options.seed), 8))
     asked_of = Questionnaire.of(survey)
+    if len(asked_of.stems) < 2:
+        raise ValueError(f"{survey.name} has one question, expected two or more: one is held out of a second training")
     with stage("group models", f"training models of {len(survey.groups)} groups") as report:
         models, everyone = train_groups(
             survey, next(keys), steps=options.steps or STEPS, checkpoint=work / "groups", report=report
