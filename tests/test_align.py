@@ -2,6 +2,7 @@
 
 import json
 import re
+import types
 from typing import Any
 
 import numpy as np
@@ -116,10 +117,105 @@ def test_from_a_survey_to_text_and_back(tmp_path):
 
     report.write_alignment(done, tmp_path, 0.0)
     written = json.loads((tmp_path / "report.json").read_text())
-    assert written["schema"] == "jaxgame.align" and len(written["checks"]) == len(verdict.checks(done))
+    assert written["schema"] == "jaxgame.align"
     np.testing.assert_allclose(written["before"]["weights"], done.before.weights)
     words = (tmp_path / "report.md").read_text()
     assert done.before.mixtures[0].examples[0] in words and report.headline(done) in words
     assert (tmp_path / "text.png").stat().st_size > 10_000
     # A text is a response of a person to 18 questions.
     assert len(re.findall(r"the country's spending is", done.before.mixtures[0].examples[0])) == 18
+
+
+class _Promises:
+    """An experiment that keeps what it promised, of two agents and three groups, the last of which is excluded before
+    the plan; `spoil` changes one number of it.
+    """
+
+    def __init__(self):
+        self.weights = np.array([[0.7, 0.3, 0.0], [0.4, 0.6, 0.0]])
+        self.parts = {name: self._round() for name in ("before", "after")}
+        self.parts["before"]["excluded"][2] = True
+
+    def _round(self):
+        reading = lambda w: dict(  # noqa: E731
+            weights=w.copy(), standard_errors=np.full(3, 0.005), lower=np.zeros(3), upper=np.full(3, 0.02)
+        )
+        return dict(
+            mixtures=[reading(w) for w in self.weights],
+            shown=reading(np.array([0.5, 0.4, 0.1])),
+            excluded=np.zeros(3, bool),
+            students=[reading(w) for w in self.weights],
+            total_variation=np.full(2, 0.01),
+        )
+
+    def alignment(self, groups="pooled"):
+        space = types.SimpleNamespace
+
+        def one(part):
+            readings = lambda each: space(estimate=space(**each))  # noqa: E731
+            student = space(
+                readings=list(map(readings, part["students"])), fidelity=space(total_variation=part["total_variation"])
+            )
+            return space(
+                weights=self.weights,
+                excluded=part["excluded"],
+                mixtures=list(map(readings, part["mixtures"])),
+                shown=readings(part["shown"]),
+                realised={"distilled": student},
+            )
+
+        return space(
+            options=space(groups=groups),
+            survey=space(groups=("a", "b", "c")),
+            floor=np.array([0.1, 0.1, 0.1]),
+            before=one(self.parts["before"]),
+            after=one(self.parts["after"]),
+        )
+
+
+@pytest.mark.parametrize(
+    ("part", "where", "at", "value", "failing"),
+    [
+        ("after", ("mixtures", 1, "weights"), 0, 0.43, {"after: largest error of a weight in text of the mixtures"}),
+        ("after", ("mixtures", 0, "weights"), 1, np.nan, {"after: largest error of a weight in text of the mixtures"}),
+        ("before", ("mixtures", 1, "standard_errors"), 2, 0.011, {"before: largest standard error"}),
+        (
+            "before",
+            ("mixtures", 1, "standard_errors"),
+            2,
+            np.nan,
+            {"before: largest error of a weight in text of the mixtures", "before: largest standard error"},
+        ),
+        ("before", ("shown", "lower"), 2, 0.001, {"before: c is excluded; lower"}),
+        ("before", ("shown", "upper"), 2, 0.04, {"before: c is excluded; upper"}),
+        ("after", ("students", 0, "weights"), 0, 0.76, {"after: largest error of a weight in text of distilled"}),
+        ("after", ("students", 0, "weights"), 0, np.nan, {"after: largest error of a weight in text of distilled"}),
+        ("before", ("total_variation",), 1, 0.016, {"before: largest total variation"}),
+        ("before", ("total_variation",), 0, np.nan, {"before: largest total variation"}),
+        ("after", ("shown", "weights"), 0, 0.08, {"after: largest shortfall"}),
+        ("after", ("shown", "standard_errors"), 1, np.nan, {"after: largest shortfall"}),
+    ],
+)
+def test_each_promise_can_be_broken(part, where, at, value, failing):
+    promises = _Promises()
+    assert verdict.kept(promises.alignment())
+    array: Any = promises.parts[part]
+    for step in where:
+        array = array[step]
+    array[at] = value
+    broken = promises.alignment()
+    failed = [check.what for check in verdict.checks(broken) if not check.holds]
+    assert len(failed) == len(failing) and all(any(f.startswith(word) for word in failing) for f in failed), failed
+    assert not verdict.kept(broken)
+    assert verdict.kept(promises.alignment("all"))  # of which nothing was promised
+
+
+def test_adapters_are_kept_apart(tmp_path):
+    from jaxgame.alignment.smollm2 import adapters_folder
+
+    options = align_options({})
+    every = [options, *(align_options(x) for x in (dict(seed=1), dict(steps=5), dict(groups="all")))]
+    folders = {adapters_folder(one, people(one), tmp_path) for one in every}
+    parties = align_options(dict(survey="gss2018-party"))
+    assert len(folders | {adapters_folder(options, people(parties), tmp_path)}) == 5
+    assert adapters_folder(options, people(options), tmp_path) in folders

@@ -232,3 +232,32 @@ def test_single_precision():
     found = jg.fit(build, jnp.float32(0.3), observed)
     assert found.theta.dtype == found.standard_errors.dtype == found.predicted.dtype == jnp.float32
     assert abs(float(found.theta) - 0.1) < 1e-4 and bool(found.identified)
+
+
+def test_a_parameter_that_is_zero_has_an_effect():
+    observed = jg.solve(weights({"attractiveness": 0.1, "diversity": 0.0})).profile
+    found = jg.fit(weights, {"attractiveness": 0.3, "diversity": 0.2}, observed)
+    assert not found.unidentified and all(map(bool, found.identified.values()))
+    assert all(np.isfinite(float(error)) for error in found.standard_errors.values())
+    assert abs(float(found.theta["diversity"])) < 1e-6
+
+
+def test_errors_of_shares_that_sum_to_one():
+    """Multinomial counts: χ² has a degree of freedom less than shares in each row."""
+    planted, count = {"attractiveness": 0.1, "diversity": 0.2}, 2000
+
+    def inside(theta):
+        return jg.AlignmentGame((TARGETS + 1 / D) / 2, KERNEL, 0.2 * APPEAL, **theta)
+
+    mixtures = np.asarray(jg.solve(inside(planted)).profile)
+    assert mixtures.min() > 0.03
+    random, values, z = np.random.default_rng(11), [], []
+    for _ in range(40):
+        shares = np.stack([random.multinomial(count, row / row.sum()) for row in mixtures]) / count
+        errors = np.sqrt(shares * (1 - shares) / count)
+        found = jg.fit(inside, planted, shares, noise=errors)
+        values.append(float(found.p_value))
+        z += [(found.theta[name] - planted[name]) / found.standard_errors[name] for name in planted]
+        assert np.isclose(float(found.noise), np.sqrt(np.mean(errors**2)))
+    assert 0.35 < np.mean(values) < 0.65 and np.sum(np.less(values, 0.01)) <= 3
+    assert 0.75 < np.std(z) < 1.25

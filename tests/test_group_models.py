@@ -2,6 +2,7 @@
 
 import json
 import re
+from dataclasses import replace
 from functools import partial
 from typing import Any
 
@@ -11,10 +12,13 @@ import numpy as np
 import pytest
 
 import jaxgame
+from jaxgame.alignment import experiment
+from jaxgame.alignment.options import align_options
 from jaxgame.policies import realise, training, transformer
 from jaxgame.policies.groups import (
     ResponseLoss,
     answer_law,
+    answer_table,
     divergence,
     measured,
     quality,
@@ -217,3 +221,21 @@ def test_distances_between_laws_count_what_is_missing():
     p, q = np.array([0.5, 0.3]), np.array([0.2, 0.7])
     assert total_variation(p, q) == pytest.approx(0.5 * (0.3 + 0.4 + 0.1))
     assert divergence(p, q) == pytest.approx(0.5 * np.log(2.5) + 0.3 * np.log(3 / 7) + 0.2 * np.log(2))
+
+
+def test_stems_are_read_as_they_are_written(survey):
+    first, second = survey.table.questions
+    spaced = replace(first, text="How  much,\n all in all?")
+    other = replace(survey, table=replace(survey.table, questions=(spaced, second)))
+    asked = Questionnaire.of(other)
+    assert asked.stems[0] == "How much, all in all?"
+    tokens = asked.encode(f"{asked.stems[0]} too much.")
+    np.testing.assert_array_equal(tokens[1:], asked.sentences[0, 0][asked.sentences[0, 0] != START])
+    np.testing.assert_allclose(answer_table(other, asked), answer_table(survey, Questionnaire.of(survey)))
+
+
+def test_a_survey_of_one_question_is_refused(survey, tmp_path):
+    alone = replace(survey, table=replace(survey.table, questions=survey.table.questions[:1]))
+    with pytest.raises(ValueError, match="small has one question, expected two or more"):
+        experiment.run(align_options({}), alone, tmp_path)
+    assert not list(tmp_path.iterdir())

@@ -214,3 +214,50 @@ def test_single_precision(rng):
     found = jg.policies.measure(records(rng, 30, 30), SHARES, draws=3, dtype=jnp.float32)
     assert found.kernel.dtype == found.mixtures.dtype == found.draws["appeal"].dtype == jnp.float32
     assert jg.solve(found.game()).profile.dtype == jnp.float32
+
+
+def test_engagement_with_one_reference_response(rng):
+    """Each draw keeps what tells the appeal of a group, however little of it there is."""
+    rows = records(rng, 20, 5)
+    for group in GROUPS:
+        next(row for row in rows if row.get("group") == group)["engagement"] = 1.0
+    found = jg.policies.measure(rows, draws=20)
+    np.testing.assert_array_equal(found.appeal, np.ones(3))
+
+
+def test_impossible_responses_and_priors(rng):
+    rows = [*records(rng, 20, 5), dict(prompt="tax", response="perhaps", agent="ann")]
+    with pytest.raises(ValueError, match="records: response 'perhaps' to 'tax' has probability 0 in every group"):
+        jg.policies.measure(rows, SHARES, prior=0, draws=2)
+    assert np.isfinite(jg.policies.measure(rows, SHARES, draws=2).mixtures).all()
+    for prior in (-1, np.nan, np.inf):
+        with pytest.raises(ValueError, match="prior is"):
+            jg.policies.measure(rows, SHARES, prior=prior)
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "says"),
+    [
+        ("a.csv", b"prompt,response,group\np,r,a\np,\xff,a\n", r"a\.csv, line 3: not UTF-8"),
+        ("a.jsonl", b'\n{"prompt": "\xff"}', r"a\.jsonl, line 2: not UTF-8"),
+        ("a.csv", b'prompt,"resp"onse,group\n', r"a\.csv, line 1: not CSV"),
+        ("a.csv", b"prompt,response,group\np," + b"r" * 200_000 + b",a\n", r"a\.csv, line 2: not CSV"),
+        (
+            "a.jsonl",
+            b'{"prompt": "p", "response": "r", "group": "a", "engagement": 1' + b"0" * 400 + b"}",
+            r"a\.jsonl, line 1: 'engagement' is 10",
+        ),
+        ("a.jsonl", b'{"engagement": ' + b"1" * 5000 + b"}", r"a\.jsonl, line 1: not JSON"),
+    ],
+)
+def test_broken_files_name_the_line(tmp_path, name, content, says):
+    (tmp_path / name).write_bytes(content)
+    with pytest.raises(ValueError, match=says):
+        jg.policies.Log.read(tmp_path / name)
+
+
+def test_byte_order_mark(tmp_path):
+    (tmp_path / "a.csv").write_bytes(b'\xef\xbb\xbfprompt,response,group\r\np,"r\r\ns",a\r\n')
+    (tmp_path / "a.jsonl").write_bytes(b'\xef\xbb\xbf{"prompt": "p", "response": "r", "group": "a"}')
+    assert jg.policies.Log.read(tmp_path / "a.csv").response.tolist() == ["r\r\ns"]
+    assert jg.policies.Log.read(tmp_path / "a.jsonl").prompt.tolist() == ["p"]

@@ -282,3 +282,44 @@ def test_importing_imports_no_torch():
     code += "print([name for name in ('torch', 'transformers', 'trl', 'peft') if name in sys.modules])"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"
+
+
+def test_nan_shows():
+    log_probs = jnp.log(jnp.array([[0.2, 0.3], [0.0, 0.0], [0.5, 0.5]])).at[2, 0].set(jnp.nan)
+    found = np.asarray(jg.policies.mixing.log_mixture(log_probs, jnp.array([[0.5, 0.5]])))
+    np.testing.assert_allclose(found, [np.log(0.25), -np.inf, np.nan], rtol=1e-6)
+    slope = jax.grad(lambda w: jg.policies.mixing.log_mixture(log_probs[0], w))(jnp.array([1.0, 0.0]))
+    np.testing.assert_allclose(slope, [1, 1.5], rtol=1e-6)
+    with pytest.raises(ValueError, match=r"rewards / beta\[0\] is inf"):
+        jg.policies.group_reward(np.array([1e200, 0.0]), np.zeros(2), np.array([0.5, 0.5]), beta=1e-200)
+
+
+def test_groups_of_models_are_checked():
+    from jaxgame.policies.stacked import Transformers
+    from jaxgame.policies.transformer import Architecture
+
+    models = Transformers.fresh(Architecture(vocabulary=5, length=6, width=8, layers=1, heads=2), 2, jax.random.key(0))
+    policy = jg.policies.MixturePolicy(models, np.array([0.5, 0.5], np.float32))
+    for d, model in enumerate(models):
+        np.testing.assert_allclose(model.log_probs([0, 3]), models.group_log_probs([0, 3])[d], rtol=1e-5)
+    assert len(list(models)) == 2
+    for outside in (2, -3):
+        with pytest.raises(IndexError):
+            models[outside]
+    with pytest.raises(ValueError, match=r"tokens\[1\] is 9999"):
+        policy.log_prob([0, 9999])
+    with pytest.raises(ValueError, match=r"tokens\[1\] is 9999"):
+        policy.sample(jax.random.key(0), 2, 3, prompt=[0, 9999])
+    broken = Transformers(jax.tree.map(lambda leaf: leaf * jnp.nan, models.params), models.architecture)
+    with pytest.raises(ValueError, match="is nan, expected a log-probability"):
+        jg.policies.MixturePolicy(broken, policy.weights).sample(jax.random.key(0), 2, 3, prompt=[0])
+
+
+def test_drawing_asks_the_models_first(tables, weights):
+    other = Table(np.log(np.full((L + 4, V, V + 1), 1 / (V + 1), tables.dtype)))
+    policy = jg.policies.MixturePolicy([Table(tables[0]), other], weights[[0, 3]] / 0.75)
+    with pytest.raises(ValueError, match="share their vocabulary"):
+        policy.sample(jax.random.key(0), L, 4, prompt=[BOS])
+    good = jg.policies.MixturePolicy([Table(t) for t in tables], weights)
+    drawn = jax.jit(lambda prompt: good.sample(jax.random.key(0), L, 4, prompt=prompt))(jnp.array([BOS]))
+    np.testing.assert_array_equal(drawn, good.sample(jax.random.key(0), L, 4, prompt=[BOS], by="token"))

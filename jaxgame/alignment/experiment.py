@@ -108,9 +108,11 @@ def run(options: AlignOptions, survey: Survey, work: Path, begin: Begin = lambda
         yield lambda line: begin(f"{text}: {line}")
         timings[name] = time.perf_counter() - start
 
-    work = work / _digest(options, survey)
+    work = work / digest(options, survey)
     keys = iter(jax.random.split(jax.random.key(options.seed), 8))
     asked_of = Questionnaire.of(survey)
+    if len(asked_of.stems) < 2:
+        raise ValueError(f"{survey.name} has one question, expected two or more: one is held out of a second training")
     with stage("group models", f"training models of {len(survey.groups)} groups") as report:
         models, everyone = train_groups(
             survey, next(keys), steps=options.steps or STEPS, checkpoint=work / "groups", report=report
@@ -234,7 +236,7 @@ def report_prefix(report: Begin, prefix: str) -> Begin:
     return lambda line: report(f"{prefix}, {line}")
 
 
-def _digest(options: AlignOptions, survey: Survey) -> str:
+def digest(options: AlignOptions, survey: Survey, *constants: float) -> str:
     """Tells experiments apart; a name for a folder."""
-    words = json.dumps([options.model_dump(), repr(survey.table)], sort_keys=True)
+    words = json.dumps([options.model_dump(), repr(survey.table), *constants], sort_keys=True)
     return hashlib.sha256(words.encode()).hexdigest()[:12]

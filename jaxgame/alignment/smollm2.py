@@ -10,6 +10,7 @@ changes its answers, and is further from the survey than uniform answers are.
 from __future__ import annotations
 
 import dataclasses
+import os
 import resource
 import time
 from collections.abc import Callable
@@ -19,6 +20,7 @@ from typing import Any
 import numpy as np
 
 from jaxgame.alignment import society
+from jaxgame.alignment.experiment import digest
 from jaxgame.alignment.language import Tokenized, grpo, reply_law, teach
 from jaxgame.alignment.options import AlignOptions
 from jaxgame.policies.groups import answer_table, divergence, measured, total_variation
@@ -86,7 +88,7 @@ def run(options: AlignOptions, survey: Survey, work: Path, begin: Begin = lambda
     model = get_peft_model(base, lora, adapter_name=names[0])
     for name in names[1:]:
         model.add_adapter(name, lora)
-    folder = work / "adapters" / f"{options.seed}-{STEPS if options.steps is None else options.steps}"
+    folder = adapters_folder(options, survey, work)
     for d, name in enumerate(names):
         if (folder / name).exists():
             model.delete_adapter(name)
@@ -98,7 +100,10 @@ def run(options: AlignOptions, survey: Survey, work: Path, begin: Begin = lambda
             learning_rate=LEARNING_RATE, batch=BATCH, seed=options.seed + d,
             report=lambda line, d=d: begin(f"teaching adapter {d + 1} of {len(names)}: {line}"),
         )  # fmt: skip
-        model.save_pretrained(str(folder), selected_adapters=[name])
+        unfinished = folder.with_name(f".{folder.name}")
+        model.save_pretrained(str(unfinished), selected_adapters=[name])
+        folder.mkdir(parents=True, exist_ok=True)
+        os.replace(unfinished / name, folder / name)
     groups = HuggingFaceModels(model, names)
     done("adapters")
 
@@ -145,6 +150,11 @@ def run(options: AlignOptions, survey: Survey, work: Path, begin: Begin = lambda
         seconds=seconds,
         peak_memory=resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20,
     )
+
+
+def adapters_folder(options: AlignOptions, survey: Survey, work: Path) -> Path:
+    """Where adapters are kept: one folder for all that they depend on."""
+    return work / "adapters" / digest(options, survey, TOP_LAYERS, STEPS, BATCH, LEARNING_RATE)
 
 
 def _samples(

@@ -11,7 +11,6 @@ import jax.numpy as jnp
 import numpy as np
 import scipy.special
 
-from jaxgame import _checks
 from jaxgame._pytree import pytree
 from jaxgame.inverse import squares
 from jaxgame.inverse.identify import Parameters, null_space, sentences
@@ -64,11 +63,12 @@ def fit(build: Callable[..., Any], theta: Any, observed: Any, *, settings: Any =
     build(theta). Rows need not be on the simplex.
 
     noise: "gaussian", independent with one unknown standard deviation for all shares; or an array like `observed` of
-    known standard errors, such as `estimate_mixture` gives (NaN: not observed). Maximum likelihood is then least
-    squares: Levenberg–Marquardt through the implicit derivative of the equilibrium. Shares that are exactly 0 and
-    predicted to be count as no observation of the noise. Where the search ends at a kink (a group about to be
-    excluded), or with every group in question excluded, it begins anew from other starts and from the smooth game of
-    logit responses, and the best is kept.
+    known standard errors, such as `estimate_mixture` gives (NaN: not observed). Those of a row that is observed whole
+    and sums to 1 are taken to be marginal, of shares that are correlated because of that sum, as counts are. Maximum
+    likelihood is then least squares: Levenberg–Marquardt through the implicit derivative of the equilibrium. Shares
+    that are exactly 0 and predicted to be count as no observation of the noise. Where the search ends at a kink (a
+    group about to be excluded), or with every group in question excluded, it begins anew from other starts and from the
+    smooth game of logit responses, and the best is kept.
 
     Standard errors are those of the Fisher information, with the noise estimated on the degrees of freedom left: exact
     for shares inside the simplex, optimistic where a group is at the brink of exclusion. Whether the agents are at an
@@ -139,7 +139,8 @@ def _is_exact(problem: Problem, minimum: Minimum) -> bool:
 
 def _judged(problem: Problem, found: Minimum) -> Fit:
     parameters, dtype = problem.parameters, problem.dtype
-    units = parameters.units(found.theta)
+    # Never below those of the start: a parameter that is estimated to be next to 0 has an effect all the same.
+    units = np.maximum(parameters.units(found.theta), parameters.units(parameters.vector))
     scaled = found.jacobian * units
     rms = np.sqrt(np.mean(problem.weights**2))
     flat = null_space(scaled / rms, float(jnp.finfo(dtype).eps) ** 0.45)
@@ -151,8 +152,8 @@ def _judged(problem: Problem, found: Minimum) -> Fit:
     identified = (flat**2).sum(0) < 1e-6
     errors = np.where(identified, np.sqrt(np.diag(covariance)), np.nan)
     p_value = _lack_of_fit(problem, found, predicted, degrees, len(known))
-    words = tuple(sentences(parameters, found.theta, flat))
-    sigma = np.sqrt(np.mean(1 / problem.weights[problem.weights > 0] ** 2)) if problem.known else variance**0.5
+    words = tuple(sentences(parameters, found.theta, flat, units))
+    sigma = problem.sigma if problem.known else variance**0.5
     return Fit(
         theta=jax.tree.map(jnp.asarray, parameters.tree(found.theta)),
         standard_errors=jax.tree.map(jnp.asarray, parameters.tree(errors)),
@@ -203,8 +204,7 @@ def _complement(directions: np.ndarray, size: int) -> np.ndarray:
 def _informative(problem: Problem, predicted: np.ndarray) -> int:
     """How many independent numbers were observed: in a row on the simplex one less than its groups."""
     seen = (problem.weights > 0) & ~((problem.observed == 0) & (predicted == 0))
-    closed = np.abs(problem.observed.sum(-1) - 1) <= _checks.row_tolerance(problem.dtype)
-    return int(seen.sum() - (closed & (seen.sum(-1) > 0) & (problem.weights > 0).all(-1)).sum())
+    return int(seen.sum() - (problem.closed() & (seen.sum(-1) > 0) & (problem.weights > 0).all(-1)).sum())
 
 
 def _lack_of_fit(problem: Problem, found: Minimum, predicted: np.ndarray, degrees: int, rank: int) -> float:

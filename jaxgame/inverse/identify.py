@@ -55,9 +55,9 @@ def null_space(jacobian: np.ndarray, tolerance: float) -> np.ndarray:
     return rows[values <= max(tolerance * values.max(initial=0.0), 1e-9)]
 
 
-def sentences(parameters: Parameters, vector: np.ndarray, directions: np.ndarray) -> list[str]:
-    """What is not identified, a sentence a direction; directions (k, p) in units of `Parameters.units`."""
-    units, left, out = parameters.units(vector), directions, []
+def sentences(parameters: Parameters, vector: np.ndarray, directions: np.ndarray, units: np.ndarray) -> list[str]:
+    """What is not identified, a sentence a direction; directions (k, p) in the units (p,)."""
+    left, out = directions, []
     for candidate, sentence in _candidates(parameters, vector, units):
         if not len(left):
             break

@@ -17,6 +17,8 @@ from jaxgame.inverse.identify import Parameters
 from jaxgame.solvers.scale import measure
 from jaxgame.solving import solve
 
+ROUNDS = 2000  # at most, of the fixed point for the variances of closed rows
+
 
 class Problem:
     """Residuals and their derivatives, in units of the noise, as functions of the flattened parameters."""
@@ -32,7 +34,16 @@ class Problem:
         self.settings = None if settings is None else _settings(settings, observed)
         self.weights = _weights(noise, observed.shape).reshape(self.observed.shape)
         self.known = not isinstance(noise, str)
+        if self.known:
+            seen = self.weights[self.weights > 0]
+            self.sigma = float(np.sqrt(np.mean(1 / seen**2))) if seen.size else np.nan
+            whole = (self.weights > 0).all(-1) & (self.observed.shape[-1] > 1) & self.closed()
+            self.weights[whole] = _of_closed_rows(self.weights[whole])
         self._check(self.tree(parameters.vector))
+
+    def closed(self) -> np.ndarray:
+        """(k, n) which observed rows sum to 1."""
+        return np.abs(self.observed.sum(-1) - 1) <= _checks.row_tolerance(self.dtype)
 
     def tree(self, vector: np.ndarray) -> Any:
         return self.parameters.tree(vector)
@@ -94,6 +105,28 @@ def _weights(noise: Any, shape: tuple[int, ...]) -> np.ndarray:
         at = tuple(np.argwhere(bad | np.isinf(errors))[0])
         raise ValueError(f"noise{[int(i) for i in at]} is {errors[at]}, expected a positive number or NaN")
     return np.where(np.isnan(errors), 0, 1 / np.where(np.isnan(errors), 1, errors))
+
+
+def _of_closed_rows(weights: np.ndarray) -> np.ndarray:
+    """Weights (N, D) of the squares in rows that sum to 1, from 1 / the standard errors of their shares.
+
+    The D shares have D − 1 degrees of freedom. Their covariance is taken to be diag(a) − aaᵀ/Σa, that of independent
+    numbers with variances a given their sum (of counts: a_d = p_d/M), with a such that its diagonal is what was given.
+    On differences that sum to 0 its inverse is diag(1/a).
+    """
+    groups, variance = weights.shape[1], weights**-2
+    even = variance * groups / (groups - 1)
+    a = even
+    for _ in range(ROUNDS):
+        with np.errstate(divide="ignore", invalid="ignore"):  # where there is no solution
+            a, last = variance / (1 - a / a.sum(-1, keepdims=True)), a
+        if np.allclose(a, last, rtol=1e-10, atol=0, equal_nan=True):
+            break
+    with np.errstate(invalid="ignore"):
+        reached = a * (1 - a / a.sum(-1, keepdims=True))
+    # Standard errors that no such covariance has, as of one share alone, are only scaled.
+    fits = np.isclose(reached, variance, rtol=1e-3, atol=0).all(-1, keepdims=True)
+    return np.where(fits, a, even) ** -0.5
 
 
 def _game(build: Callable[..., Any], theta: Any, setting: Any) -> Any:

@@ -89,33 +89,51 @@ def interview(
 
 
 def _json_lines(path: Path) -> Iterator[tuple[int, Any]]:
-    with path.open(encoding="utf-8") as file:
-        for line, text in enumerate(file, 1):
-            if not text.strip():
-                continue
-            try:
-                row = json.loads(text)
-            except json.JSONDecodeError as error:
-                raise ValueError(f"{path.name}, line {line}: not JSON ({error})") from None
-            yield line, row
+    for line, text in _text_lines(path):
+        if not text.strip():
+            continue
+        try:
+            row = json.loads(text)
+        except (ValueError, RecursionError) as error:  # a number of too many digits is a ValueError alone
+            raise ValueError(f"{path.name}, line {line}: not JSON ({error})") from None
+        yield line, row
 
 
 def _csv_lines(path: Path) -> Iterator[tuple[int, Any]]:
-    with path.open(encoding="utf-8", newline="") as file:
-        rows = csv.DictReader(file, strict=True)
+    last = 1  # line that was read; csv counts those that it has understood
+
+    def texts() -> Iterator[str]:
+        nonlocal last
+        for line, text in _text_lines(path):
+            last = line
+            yield text
+
+    rows = csv.DictReader(texts(), strict=True)
+    try:
         missing = {"prompt", "response"} - set(rows.fieldnames or ())
         if missing:
             raise ValueError(f"{path.name}, line 1: the header lacks the column {sorted(missing)[0]!r}")
-        try:
-            for row in rows:
-                if None in row or None in row.values():
-                    raise ValueError(f"{path.name}, line {rows.line_num}: not as many cells as the header")
-                yield (
-                    rows.line_num,
-                    {name: cell for name, cell in row.items() if cell or name in ("prompt", "response")},
-                )
-        except csv.Error as error:
-            raise ValueError(f"{path.name}, line {rows.line_num}: not CSV ({error})") from None
+        for row in rows:
+            if None in row or None in row.values():
+                raise ValueError(f"{path.name}, line {rows.line_num}: not as many cells as the header")
+            yield (
+                rows.line_num,
+                {name: cell for name, cell in row.items() if cell or name in ("prompt", "response")},
+            )
+    except csv.Error as error:
+        raise ValueError(f"{path.name}, line {last}: not CSV ({error})") from None
+
+
+def _text_lines(path: Path) -> Iterator[tuple[int, str]]:
+    """Lines with their numbers from 1, ends and all; a byte order mark is left out."""
+    with path.open(encoding="utf-8-sig", errors="surrogateescape", newline="") as file:
+        for line, text in enumerate(file, 1):
+            try:
+                text.encode()
+            except UnicodeEncodeError as error:  # a byte that could not be read, kept as half a pair
+                byte = ord(text[error.start]) - 0xDC00
+                raise ValueError(f"{path.name}, line {line}: not UTF-8 (byte 0x{byte:02x})") from None
+            yield line, text
 
 
 def _gathered(rows: Iterable[tuple[str, Any]], name: str) -> Log:
@@ -144,7 +162,7 @@ def _engagement(where: str, value: Any) -> float:
         return math.nan
     try:
         number = float(value) if not isinstance(value, bool) else math.inf
-    except (TypeError, ValueError):
+    except (TypeError, ValueError, OverflowError):
         number = math.inf
     if not math.isfinite(number):
         raise ValueError(f"{where}: 'engagement' is {value!r}, expected a finite number")

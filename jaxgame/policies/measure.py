@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 import jax
@@ -98,12 +98,15 @@ def measure(
     in each. seed: integer or JAX key. dtype: of the arrays, default JAX's float.
 
     Raises ValueError for a log that is wrong (naming the line), names that do not occur, a prompt set that the groups
-    do not share, arrays that do not fit, and engagement that is needed and missing.
+    do not share, arrays that do not fit, responses that are impossible in every group, and engagement that is needed
+    and missing.
     """
     log = _log(log)
     count = int(draws)
     if count < 2:
         raise ValueError(f"draws is {draws!r}, expected a whole number ≥ 2")
+    if not (np.isfinite(float(prior)) and float(prior) >= 0):
+        raise ValueError(f"prior is {prior!r}, expected a finite number ≥ 0")
     work = _Work(log, groups, audience, score, embedding, float(prior))
     everything = work.measured(np.arange(len(log)))
     random = sampling.generator(seed)
@@ -140,7 +143,7 @@ class _Work:
         self.agents = sorted(set(log.agent) - {""})
         self.group = np.array([self.groups.index(g) if g in self.groups else -1 for g in log.group])
         self.agent = np.array([self.agents.index(a) if a else -1 for a in log.agent])
-        self.prompts, self.prompt = np.unique(log.prompt.astype(str), return_inverse=True)
+        self.prompts, self.prompt = _numbered(log.prompt.tolist())
         self.engagement, self.prior, self.log = log.engagement, prior, log
         size = len(self.groups)
         answered = np.zeros((len(self.prompts), size), int)
@@ -158,8 +161,7 @@ class _Work:
 
     def _options(self) -> np.ndarray:
         """A number for every kind of response to every prompt."""
-        kinds = np.char.add(self.prompt.astype(str), np.char.add("\x00", self.log.response.astype(str)))
-        return np.unique(kinds, return_inverse=True)[1]
+        return _numbered(zip(self.prompt.tolist(), self.log.response.tolist(), strict=True))[1]
 
     def _audience(self, audience: Any) -> np.ndarray | None:
         if audience is None:
@@ -172,7 +174,8 @@ class _Work:
 
     def _cells(self) -> list[np.ndarray]:
         """Rows that are alike but for chance."""
-        key = np.stack([self.prompt, self.group, self.agent], 1)[self.used]
+        # Engagement that is known stays known in every draw.
+        key = np.stack([self.prompt, self.group, self.agent, np.isfinite(self.engagement)], 1)[self.used]
         rows = np.flatnonzero(self.used)
         labels = np.unique(key, axis=0, return_inverse=True)[1].ravel()
         order = np.argsort(labels, kind="stable")
@@ -217,7 +220,10 @@ class _Work:
         return counts / np.where(totals > 0, totals, 1)[prompt_of]
 
     def _scores(self, rows: np.ndarray) -> np.ndarray:
-        """log p_d(response), (rows, D); of a response whose group is known that of the group alone."""
+        """log p_d(response), (rows, D); of a response whose group is known that of the group alone.
+
+        ValueError for a response that no group could have given.
+        """
         if self.score is not None:
             scores = self.score[rows]
         else:
@@ -225,7 +231,15 @@ class _Work:
                 scores = np.log(self._tables(rows)[self.options[rows]])
         known = self.group[rows] >= 0
         only = self.group[rows][:, None] == np.arange(len(self.groups))[None]
-        return np.where(known[:, None], np.where(only, 0.0, -np.inf), scores)
+        scores = np.where(known[:, None], np.where(only, 0.0, -np.inf), scores)
+        if (gone := np.all(scores == -np.inf, axis=1)).any():
+            row = int(rows[np.argmax(gone)])
+            response, prompt = self.log.response[row], self.log.prompt[row]
+            raise ValueError(
+                f"{self.log.name}: response {response!r} to {prompt!r} has probability 0 in every group, so that no "
+                "mixture says it; expected a prior > 0, or scores by which a group says it"
+            )
+        return scores
 
     def _likeness(self, rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Kernel (D, D) and spread (D,), averaged over prompts."""
@@ -270,6 +284,14 @@ class _Work:
                 "engagement with its reference responses"
             )
         return out
+
+
+def _numbered(items: Iterable[Any]) -> tuple[list[Any], np.ndarray]:
+    """The distinct items, sorted, and the number of each item among them; no array of texts as wide as the longest."""
+    items = list(items)
+    distinct = sorted(set(items))
+    numbers = {item: k for k, item in enumerate(distinct)}
+    return distinct, np.array([numbers[item] for item in items], int)
 
 
 def _rows(name: str, given: Any | Callable[..., Any], arguments: tuple[Any, ...], shape: tuple[Any, ...]) -> np.ndarray:

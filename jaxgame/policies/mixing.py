@@ -25,9 +25,9 @@ def log_mixture(log_probs: Array, weights: Array) -> Array:
     top = jnp.where(jnp.isfinite(top), top, jnp.zeros_like(top))
     ceiling = 0.5 * float(np.log(jnp.finfo(log_probs.dtype).max))
     total = jnp.sum(weights * jnp.exp(jnp.minimum(log_probs - top, ceiling)), -1)
-    possible = total > 0
-    log_total = jnp.log(jnp.where(possible, total, jnp.ones_like(total))) + top[..., 0]
-    return jnp.where(possible, log_total, -jnp.inf)
+    gone = total == 0  # NaN is not gone: it shows
+    log_total = jnp.log(jnp.where(gone, jnp.ones_like(total), total)) + top[..., 0]
+    return jnp.where(gone, -jnp.inf, log_total)
 
 
 def mixture_reward(group_log_probs: Any, reference_log_prob: Any, weights: Any, *, beta: Any = 1.0) -> Array:
@@ -65,7 +65,9 @@ def group_reward(rewards: Any, log_partition: Any, weights: Any, *, beta: Any = 
     _checks.finite("log_partition", log_z)
     beta = _positive("beta", beta, dtype)
     shares = mixture_weights(weights, rewards.shape[-1], dtype)
-    return beta * log_mixture(rewards / beta - _like(log_z, rewards), _like(shares, rewards))
+    scaled = rewards / beta
+    _checks.finite("rewards / beta", scaled)
+    return beta * log_mixture(scaled - _like(log_z, rewards), _like(shares, rewards))
 
 
 def log_partition(rewards: Any, *, beta: Any = 1.0) -> Array:

@@ -80,7 +80,10 @@ class MixturePolicy:
         for name, size in (("length", length), ("n", n)):
             if isinstance(size, bool) or not isinstance(size, int | np.integer) or size < 1:
                 raise ValueError(f"{name} is {size!r}, expected a whole number ≥ 1")
-        whole = self.mixing == "linear" and _checks.concrete(key) and _checks.concrete(self.weights)
+        if _checks.concrete(prompt):
+            self._asked(prompt)  # raises what a compiled program could not
+        which, own = jax.random.split(key)  # a tracer under jit, even of a key that is none
+        whole = self.mixing == "linear" and all(map(_checks.concrete, (which, self.weights, prompt)))
         allowed = ("response", "token") if whole else ("token",)
         by = allowed[0] if by is None else by
         if by not in allowed:
@@ -89,9 +92,8 @@ class MixturePolicy:
             )
         if by == "token":
             return self._by_token(key, int(length), int(n), prompt)
-        which, key = jax.random.split(key)
         groups = jax.random.categorical(which, jnp.log(self.weights), shape=(int(n),))
-        return self._by_response(key, groups, int(length), prompt)
+        return self._by_response(own, groups, int(length), prompt)
 
     def _by_token(self, key: Array, length: int, n: int, prompt: Array) -> Array:
         start, size = prompt.shape[0], prompt.shape[0] + length
@@ -129,7 +131,7 @@ class MixturePolicy:
         scores = token_scores(log_probs, tokens).T  # (T, D)
         said = jnp.cumsum(jnp.where(jnp.arange(len(tokens))[:, None] >= start, scores, jnp.zeros_like(scores)), 0)
         total = log_mixture(said, weights[None])
-        possible = jnp.isfinite(total)[:, None]  # after what cannot be said, the weights are those of the start
+        possible = (total != -jnp.inf)[:, None]  # after what cannot be said, the weights are those of the start
         said, total = jnp.where(possible, said, 0), jnp.where(possible[:, 0], total, 0)
         return log_mixture(said[:, None, :] + spread, weights[None, None]) - total[:, None]
 
@@ -152,7 +154,7 @@ class MixturePolicy:
 
 def _geometric(log_probs: Array, weights: Array) -> Array:
     """(T, V) from (T, V, D). A group without weight has no say, even where it calls a token impossible."""
-    possible = log_probs > -jnp.inf
+    possible = log_probs != -jnp.inf
     ruled_out = jnp.any(~possible & (weights > 0), -1)
     mean = jnp.sum(weights * jnp.where(possible, log_probs, 0), -1)
     nothing = jnp.all(ruled_out, -1, keepdims=True)

@@ -59,7 +59,13 @@ def tokens_of(tokens: Any, name: str = "tokens") -> Array:
 def group_log_probs(models: Any, tokens: Array) -> Array:
     """(D, T, V) next-token log-probabilities of each model. Raises ValueError naming the model at fault."""
     if isinstance(models, ModelGroup):
-        return models.group_log_probs(tokens)
+        every = jnp.asarray(models.group_log_probs(tokens))
+        expected = (len(models), tokens.shape[0])
+        if every.ndim != 3 or every.shape[:2] != expected:
+            raise ValueError(f"group_log_probs has shape {every.shape}, expected ({expected[0]}, {expected[1]}, V)")
+        _in_vocabulary(tokens, every.shape[2])
+        not_log_probs("group_log_probs", every)
+        return every
     found = [jnp.asarray(model.log_probs(tokens)) for model in models]
     for d, one in enumerate(found):
         if one.ndim != 2 or one.shape[0] != tokens.shape[0]:

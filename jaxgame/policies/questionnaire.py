@@ -122,5 +122,7 @@ class Questionnaire:
 
 
 def _stem(question: Question) -> str:
-    about = _SPENDING.match(question.text)
-    return f"On {about[1]}, the country's spending is" if about else question.text or f"Asked about {question.id}:"
+    text = " ".join(question.text.split())  # as `encode` reads it
+    about = _SPENDING.match(text)
+    stem = f"On {about[1]}, the country's spending is" if about else text or f"Asked about {question.id}:"
+    return " ".join(stem.split())

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from functools import partial
 from typing import Any
 
@@ -56,9 +57,14 @@ class Transformers:
         return jax.tree.leaves(self.params)[0].shape[0]
 
     def __getitem__(self, d: Any) -> Any:
-        """Model d, or for an array of numbers, those models."""
+        """Model d, or for an array of numbers, those models. IndexError for a number out of range."""
+        if isinstance(d, int | np.integer) and not -len(self) <= d < len(self):
+            raise IndexError(f"model {d} of {len(self)}")  # JAX would take the last
         part = jax.tree.map(lambda leaf: leaf[d], self.params)
         return Transformer(part, self.architecture) if np.ndim(d) == 0 else Transformers(part, self.architecture)
+
+    def __iter__(self) -> Iterator[Transformer]:
+        return (self[d] for d in range(len(self)))
 
     def group_log_probs(self, tokens: Any) -> Array:
         """(D, T, V) next-token log-probabilities after each of the tokens (T,)."""
