@@ -6,6 +6,7 @@ import pytest
 from jax.core import Tracer
 
 import jaxgame as jg
+from jaxgame.maps.regions import _clipped
 
 
 @pytest.fixture(scope="module")
@@ -66,6 +67,26 @@ def test_ties_along_edges():
     np.testing.assert_array_equal(found.excluded_at(points)[:, 1], [False, True, False, True])
     for segment in np.concatenate(found.boundaries[1:]):
         np.testing.assert_allclose(segment[:, 0] - segment[:, 1], 1, atol=1e-12)  # x − y = 1
+
+
+def test_an_edge_through_a_corner_of_the_box():
+    # Group 1 is out iff x − y ≥ 1, which meets the box in its corner (2, 1) and ends in (3, 2).
+    game = jg.AlignmentGame(np.full((1, 2), 0.5), np.eye(2), np.zeros(2))
+    build = lambda x, y: game.replace(appeal=jnp.stack([jnp.asarray(x - y), jnp.zeros(())])[None])  # noqa: E731
+    found = jg.regions(build, {"x": (2.0, 3.0), "y": (1.0, 2.0)})
+    assert found.covered == pytest.approx(1, abs=1e-12)
+    points = np.array([[2.8, 1.2], [2.2, 1.8], [2.51, 1.5], [2.49, 1.5]])
+    np.testing.assert_array_equal(found.excluded_at(points)[:, 1], points[:, 0] - points[:, 1] >= 1)
+    for region in found.regions:
+        assert np.linalg.norm(region.corners - np.roll(region.corners, 1, 0), axis=1).min() > 1e-12
+
+
+def test_clipping_goes_on_past_a_constraint_that_almost_holds():
+    # The first is constant and short of zero by less than the tolerance; the second cuts the square in half.
+    value, slope = np.array([-9e-7, -0.5]), np.array([[0.0, 1.0], [0.0, 0.0]])
+    polygon = _clipped(value, slope, 1e-6)
+    np.testing.assert_allclose(polygon[:, 0].min(), 0.5)
+    np.testing.assert_allclose(polygon.max(0), 1)
 
 
 def test_regions_refuse_products_and_boxes_that_are_none(survey):

@@ -16,6 +16,7 @@ from jaxgame.maps.line import Family, family, onward, piece_on, settle, start_co
 
 MOST = 20_000  # polygons
 SLIVER = 1e-9  # length of an edge, in units of the box, that is not looked beyond
+ROUNDING = 8 * float(np.finfo(float).eps)  # distance of corners, in units of the box, that are one
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -55,7 +56,12 @@ class Regions:
         for k, region in enumerate(self.regions):
             corners = (region.corners - low) / (high - low)
             along = np.roll(corners, -1, 0) - corners
-            outward = np.stack([along[:, 1], -along[:, 0]], 1) / np.linalg.norm(along, axis=1, keepdims=True)
+            length = np.linalg.norm(along, axis=1)
+            long = length > SLIVER  # no shorter edge has a direction
+            if not long.any():
+                continue
+            corners, along = corners[long], along[long]
+            outward = np.stack([along[:, 1], -along[:, 0]], 1) / length[long, None]
             away = (((points - low) / (high - low)) @ outward.T - (corners * outward).sum(1)).max(1)
             better = away < best
             nearest[better], best[better] = k, away[better]
@@ -216,9 +222,12 @@ def _clipped(value: np.ndarray, slope: np.ndarray, tolerance: float) -> np.ndarr
     while True:
         heights = value + polygon @ slope
         worst = heights.min(0)
-        constraint = int(np.argmin(worst / np.maximum(np.abs(slope).max(0), tolerance)))
-        if worst[constraint] >= -tolerance:
-            return polygon
+        violated = worst < -tolerance
+        if not violated.any():
+            apart = np.linalg.norm(polygon - np.roll(polygon, 1, 0), axis=1) > ROUNDING
+            return polygon[apart] if apart.sum() > 2 else polygon[:0]
+        depth = worst / np.maximum(np.abs(slope).max(0), tolerance)
+        constraint = int(np.argmin(np.where(violated, depth, np.inf)))
         h = heights[:, constraint]
         kept = []
         for k in range(len(polygon)):
