@@ -94,6 +94,9 @@ def test_regions_refuse_products_and_boxes_that_are_none(survey):
     product = lambda a, b: game.replace(attractiveness=a, appeal=game.appeal * b)  # noqa: E731
     with pytest.raises(ValueError, match="affine in the parameter"):
         jg.regions(product, {"a": (0, 1), "b": (0, 1)})
+    bent = lambda a, b: game.replace(attractiveness=a + b + max(a + b - 1, 0))  # noqa: E731
+    with pytest.raises(ValueError, match="affine in the parameter"):  # in the far half of the box only
+        jg.regions(bent, {"a": (0, 1), "b": (0, 1)})
     for axes, words in (
         ({"a": (0, 1)}, "expected two"),
         ({"a": (1, 0), "b": (0, 1)}, "low < high"),
