@@ -6,6 +6,7 @@ import pytest
 from jax.core import Tracer
 
 import jaxgame as jg
+from jaxgame.maps.follow import Follower
 from jaxgame.maps.regions import _clipped
 
 
@@ -155,6 +156,48 @@ def test_thresholds_find_what_happens_between_two_points():
     found = jg.thresholds(lambda s: build(attractiveness=1.0 + 10 * ((s - 0.5123) ** 2 - 1e-4)), 0, 1)
     assert [f.kind for f in found] == ["enters", "leaves"]
     np.testing.assert_allclose([f.s for f in found], [0.5023, 0.5223], atol=1e-9)
+
+
+def test_one_point_without_an_equilibrium_costs_no_other_boundary(monkeypatch):
+    axes = {"attractiveness": np.linspace(0, 3, 7), "diversity": np.linspace(-0.5, 2, 4)}
+    swept = jg.sweep(two_groups(), axes, tolerance=0)
+    whole = jg.boundaries(two_groups(), swept)
+    peaks = Follower.peaks
+
+    def spoiled(self, values):
+        found = peaks(self, values)
+        last = next(reversed(values.values()))
+        found[np.isclose(last, axes["diversity"][1])] = np.nan
+        return found
+
+    monkeypatch.setattr(Follower, "peaks", spoiled)
+    some = jg.boundaries(two_groups(), swept)
+    left = ~np.isclose(whole.crossings[1][:, 1], axes["diversity"][1])
+    assert 0 < left.sum() < len(left)
+    np.testing.assert_array_equal(some.crossings[1], whole.crossings[1][left])
+    assert len(some.segments[1]) < len(whole.segments[1])
+
+
+def test_what_fails_is_told_from_what_is_found():
+    follower = Follower(two_groups(), {"attractiveness": np.array([0.3, 2.0])}, None, None, 1, 0)
+    peaks = follower.peaks({"attractiveness": np.array([0.3, np.nan])})
+    assert np.isnan(peaks[1]).all()
+    with pytest.raises(ValueError, match="no equilibrium was found near s"):
+        jg.thresholds(lambda s: two_groups()(attractiveness=s + jnp.where(s > 0.5, jnp.nan, 0.0)), 0, 1)
+
+
+@pytest.mark.parametrize("tolerance", [np.nan, -1e-3])
+def test_thresholds_need_a_tolerance(tolerance):
+    with pytest.raises(ValueError, match="expected a number ≥ 0"):
+        jg.thresholds(lambda s: two_groups()(attractiveness=s), 0, 2, tolerance=tolerance)
+
+
+@pytest.mark.float32
+def test_thresholds_with_numbers_of_another_precision(dtype):
+    half, kernel = np.full((3, 2), 0.5, dtype), np.asarray([[1, 0.4], [0.4, 1]], dtype)
+    game = jg.AlignmentGame(half, kernel, np.asarray([1, 0], dtype), consistency_metric="mixture")
+    ((s, group, kind),) = jg.thresholds(lambda s: game.replace(attractiveness=s), 0, 2)
+    assert (group, kind) == (1, "leaves") and s == pytest.approx(1, abs=1e-9 if dtype == np.float64 else 1e-5)
 
 
 def test_thresholds_refuse_what_is_not_unique(survey):
