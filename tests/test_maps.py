@@ -102,9 +102,11 @@ def test_regions_refuse_products_and_boxes_that_are_none(survey):
         ({"a": (0, 1)}, "expected two"),
         ({"a": (1, 0), "b": (0, 1)}, "low < high"),
         ({"a": (0, np.nan), "b": (0, 1)}, "low < high"),
+        ({"a": (0, 1), "c": (0, 1)}, "axis 'c' is no parameter of build"),
+        (None, "axes is None, expected a dict of two names"),
     ):
         with pytest.raises(ValueError, match=words):
-            jg.regions(product, axes)
+            jg.regions(product, axes)  # pyright: ignore[reportArgumentType]
 
 
 def test_boundaries_of_a_grid_are_exact():
@@ -203,6 +205,8 @@ def test_thresholds_with_numbers_of_another_precision(dtype):
 def test_thresholds_refuse_what_is_not_unique(survey):
     with pytest.raises(ValueError, match="not proved to be the only one"):
         jg.thresholds(lambda s: survey.game(3, diversity=s), 0, 50)
+    with pytest.raises(ValueError, match="build is 3, expected a function"):
+        jg.thresholds(3, 0, 1)  # pyright: ignore[reportArgumentType]
     with pytest.raises(ValueError, match="the first below the second"):
         jg.thresholds(lambda s: survey.game(3, diversity=s), 1, 0)
 

@@ -159,6 +159,8 @@ def test_ends_must_be_in_order(rng):
     game = alignment(rng)
     with pytest.raises(ValueError, match="the first below the second"):
         jg.path(lambda s: game.replace(attractiveness=s), 1, 0)
+    with pytest.raises(ValueError, match="build is 3, expected a function"):
+        jg.path(3)  # pyright: ignore[reportArgumentType]
     path = jg.path(lambda s: game.replace(attractiveness=s))
     with pytest.raises(ValueError, match=r"expected values in \[0, 1\]"):
         path.at(1.1)

@@ -92,6 +92,8 @@ def thresholds(build: Callable[[float], Any], start: float, end: float, *, toler
     tolerance = float(tolerance)
     if not (np.isfinite(tolerance) and tolerance >= 0):
         raise ValueError(f"tolerance is {tolerance}, expected a number ≥ 0")
+    if not callable(build):
+        raise ValueError(f"build is {build!r}, expected a function build(s) -> game")
     points = np.linspace(start, end, START)
     follower = Follower(lambda s: build(s), {"s": points}, None, None, None, 0)
     if not (unique := follower.unique()).all():

@@ -49,6 +49,8 @@ def family(name: str, build: Callable[..., Any], corners: np.ndarray) -> Family:
     does not hold, unless the games are quadratic, one J and one reach serve them all, J is proved to have one
     equilibrium, and the linear terms are affine in x.
     """
+    if not callable(build):
+        raise ValueError(f"build is {build!r}, expected a function of the parameter that returns a game")
     games = [build(*map(float, x)) for x in corners]
     for game in games:
         if not is_quadratic(game):

@@ -12,6 +12,7 @@ import numpy as np
 from jax import Array
 
 from jaxgame.homotopy import Corner
+from jaxgame.maps.axes import named
 from jaxgame.maps.line import Family, family, onward, piece_on, settle, start_corner
 
 MOST = 20_000  # polygons
@@ -78,8 +79,11 @@ def regions(build: Callable[..., Any], axes: Mapping[str, Any]) -> Regions:
     From one polygon over every edge to the next, by parametric pivoting: where many groups or agents change at an edge,
     that is settled exactly. There may be very many polygons where agents differ.
 
-    Raises ValueError for axes that are no two intervals, for what `path` raises it, and for more than 20,000 polygons.
+    Raises ValueError for axes that are no two intervals or not what build takes, for what `path` raises it, and for
+    more than 20,000 polygons.
     """
+    if not isinstance(axes, Mapping):
+        raise ValueError(f"axes is {axes!r}, expected a dict of two names, each with (low, high)")
     if len(axes) != 2:
         raise ValueError(f"axes has {len(axes)} names, expected two, each with (low, high)")
     box = {}
@@ -88,6 +92,7 @@ def regions(build: Callable[..., Any], axes: Mapping[str, Any]) -> Regions:
         if ends.shape != (2,) or not np.isfinite(ends).all() or not ends[0] < ends[1]:
             raise ValueError(f"axis {name!r} is {ends.tolist()}, expected (low, high) with low < high")
         box[str(name)] = (float(ends[0]), float(ends[1]))
+    named(build, box)
     names, low = list(box), np.array([ends[0] for ends in box.values()])
     size = np.array([ends[1] - ends[0] for ends in box.values()])
     corners = np.stack([low, low + size * [1, 0], low + size * [0, 1]])
