@@ -50,8 +50,9 @@ class Simulation:
     converged: shares no longer change; period: of a cycle that the last rounds repeat, 0 without one.
     arrival: the first round from which on all shares are within 1e-3 of the equilibrium, None if that never lasts.
     radius: spectral radius of the round's derivative at the point of rest (the equilibrium where there is none), on the
-    tangent space: below 1 it attracts; NaN for large games. growth, stability: of the equilibrium where everyone
-    follows their marginal utilities in continuous time, as in `probe`: −1 unstable, 0 undetermined, 1 stable.
+    tangent space: below 1 it attracts; NaN for large games. growth, stability: of `equilibrium`, not
+    of another point of rest, where everyone follows their marginal utilities in continuous time, as in `probe`: −1
+    unstable, 0 undetermined, 1 stable.
     """
 
     rule: str
@@ -83,9 +84,17 @@ class Simulation:
         parts = [end + near + there]
         if np.isfinite(self.radius):
             verdict = "attracts" if self.radius < 1 else "does not attract"
-            parts.append(f"The point {verdict} (spectral radius of a round {self.radius:.4g}).")
-        kinds = {1: "stable", -1: "unstable", 0: "of undetermined stability"}
-        parts.append(f"Where agents follow their marginal utilities continuously, it is {kinds[self.stability]}.")
+            compared = "equilibrium" if bool(self.equilibrium.converged) else "profile that it is compared with"
+            point = "point of rest" if self.converged else compared
+            parts.append(f"The {point} {verdict} (spectral radius of a round {self.radius:.4g}).")
+        if not bool(self.equilibrium.converged):
+            parts.append(f"What it is compared with is no equilibrium: {self.equilibrium.message}")
+        else:
+            kinds = {1: "stable", -1: "unstable", 0: "of undetermined stability"}
+            parts.append(
+                "The equilibrium that it is compared with is "
+                f"{kinds[self.stability]} where agents follow their marginal utilities continuously."
+            )
         return " ".join(parts)
 
 
@@ -135,6 +144,10 @@ def simulate(
     for name, value in numbers.items():
         if not (np.isfinite(value) and value > 0):
             raise ValueError(f"{name} is {value}, expected a positive number")
+    if rule == "logit" and numbers["step"] > 1:
+        raise ValueError(f"step is {step}, expected at most 1 for logit: it is the share of the answer in a round")
+    if tolerance is not None and not (np.isfinite(tolerance) and tolerance >= 0):
+        raise ValueError(f"tolerance is {tolerance}, expected a number ≥ 0")
     if not (np.isfinite(noise) and noise >= 0):
         raise ValueError(f"noise is {noise}, expected a number ≥ 0")
     levels = {name: jnp.asarray(value, dtype) for name, value in (numbers | {"noise": noise}).items()}
@@ -270,7 +283,15 @@ def _slope(carried: Carried, profile: Array, key: Array, levels: dict[str, Array
     """
 
     def round_(at: Array) -> Array:
-        return _round(carried.unwrap(), at, key, levels, rule)
+        game = carried.unwrap()
+        if rule != "replicator":
+            return _round(game, at, key, levels, rule)
+        # The same numbers with the derivative of what invades: logarithms of zeros have none.
+        g = levels["step"] * game.marginals(at)
+        top = lax.stop_gradient(jnp.where(profile > 0, g, -jnp.inf).max(-1, keepdims=True))
+        largest = 0.5 * float(np.log(float(jnp.finfo(g.dtype).max)))  # of an invader's growth, which may overflow
+        x = at * jnp.exp(jnp.minimum(g - top, largest))
+        return x / x.sum(-1, keepdims=True)
 
     if rule not in ANSWERING:
         return jax.jacfwd(round_)(profile)

@@ -1,5 +1,6 @@
 """Learning: fixed points, cycles and speeds that are known otherwise."""
 
+import dataclasses
 from typing import Any
 
 import jax.numpy as jnp
@@ -8,6 +9,7 @@ import pytest
 
 import jaxgame as jg
 from jaxgame.dynamics import RULES
+from jaxgame.solvers.scale import measure
 
 
 def aligned(rng, n=4, D=3, **options):
@@ -84,6 +86,27 @@ def test_an_unstable_equilibrium_repels():
     assert found.converged and found.distances[-1] > 0.4 and "unstable" in found.message
 
 
+def test_a_group_at_zero_that_would_invade_makes_the_replicator_s_point_repel():
+    game = jg.AlignmentGame(np.full((2, 2), 0.5), np.eye(2), np.array([3.0, 0.0]))
+    found = jg.simulate(game, "replicator", rounds=50, init=[[0.0, 1.0], [0.5, 0.5]])
+    assert found.converged and (found.profiles[:, 0, 0] == 0).all()
+    # At a corner a share that appears grows by the factor exp(step (g_1 − g_2)) a round: agent 1's, who is not there.
+    g = np.asarray(game.marginals(jnp.asarray(found.profiles[-1])))[0]
+    step = 1 / float(measure(game, jnp.float64).sigma)
+    assert found.radius == pytest.approx(np.exp(step * (g[0] - g[1])), rel=1e-9) and found.radius > 10
+    assert "point of rest does not attract" in found.message
+    fast = jg.simulate(game, "replicator", rounds=50, init=[[0.0, 1.0], [0.5, 0.5]], step=1e4)
+    assert fast.radius > 1e100  # and not an overflow
+
+
+def test_what_is_no_equilibrium_is_not_called_stable(rng):
+    found = jg.simulate(aligned(rng), "gradient", rounds=50)
+    assert "The equilibrium that it is compared with is stable" in found.message
+    failed = dataclasses.replace(found.equilibrium, converged=jnp.zeros((), bool))
+    message = dataclasses.replace(found, equilibrium=failed).message
+    assert "is no equilibrium" in message and "stable" not in message
+
+
 def test_replicator_keeps_zeros_and_noise_is_repeatable(rng):
     game = aligned(rng)
     start = np.tile([0.5, 0.5, 0.0], (4, 1))
@@ -102,6 +125,9 @@ def test_replicator_keeps_zeros_and_noise_is_repeatable(rng):
         ("gradient", {"rounds": 10**9}, "MiB, expected at most"),
         ("gradient", {"step": -1.0}, "step is -1.0, expected a positive number"),
         ("gradient", {"noise": 0.1}, "for logit"),
+        ("logit", {"step": 1.5}, "step is 1.5, expected at most 1 for logit"),
+        ("gradient", {"tolerance": float("nan")}, "tolerance is nan, expected a number"),
+        ("gradient", {"tolerance": -1e-3}, "tolerance is -0.001, expected a number"),
         ("logit", {"temperature": 0.0}, "temperature is 0.0"),
         ("best-response", {"step": 0.1}, "which best-response does not have"),
         ("gradient", {"init": np.full((4, 3), 0.5)}, r"init\[0\] sums to 1.5"),

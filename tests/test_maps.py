@@ -6,6 +6,8 @@ import pytest
 from jax.core import Tracer
 
 import jaxgame as jg
+from jaxgame.maps.follow import Follower
+from jaxgame.maps.regions import _clipped
 
 
 @pytest.fixture(scope="module")
@@ -68,18 +70,43 @@ def test_ties_along_edges():
         np.testing.assert_allclose(segment[:, 0] - segment[:, 1], 1, atol=1e-12)  # x − y = 1
 
 
+def test_an_edge_through_a_corner_of_the_box():
+    # Group 1 is out iff x − y ≥ 1, which meets the box in its corner (2, 1) and ends in (3, 2).
+    game = jg.AlignmentGame(np.full((1, 2), 0.5), np.eye(2), np.zeros(2))
+    build = lambda x, y: game.replace(appeal=jnp.stack([jnp.asarray(x - y), jnp.zeros(())])[None])  # noqa: E731
+    found = jg.regions(build, {"x": (2.0, 3.0), "y": (1.0, 2.0)})
+    assert found.covered == pytest.approx(1, abs=1e-12)
+    points = np.array([[2.8, 1.2], [2.2, 1.8], [2.51, 1.5], [2.49, 1.5]])
+    np.testing.assert_array_equal(found.excluded_at(points)[:, 1], points[:, 0] - points[:, 1] >= 1)
+    for region in found.regions:
+        assert np.linalg.norm(region.corners - np.roll(region.corners, 1, 0), axis=1).min() > 1e-12
+
+
+def test_clipping_goes_on_past_a_constraint_that_almost_holds():
+    # The first is constant and short of zero by less than the tolerance; the second cuts the square in half.
+    value, slope = np.array([-9e-7, -0.5]), np.array([[0.0, 1.0], [0.0, 0.0]])
+    polygon = _clipped(value, slope, 1e-6)
+    np.testing.assert_allclose(polygon[:, 0].min(), 0.5)
+    np.testing.assert_allclose(polygon.max(0), 1)
+
+
 def test_regions_refuse_products_and_boxes_that_are_none(survey):
     game = survey.game(3)
     product = lambda a, b: game.replace(attractiveness=a, appeal=game.appeal * b)  # noqa: E731
     with pytest.raises(ValueError, match="affine in the parameter"):
         jg.regions(product, {"a": (0, 1), "b": (0, 1)})
+    bent = lambda a, b: game.replace(attractiveness=a + b + max(a + b - 1, 0))  # noqa: E731
+    with pytest.raises(ValueError, match="affine in the parameter"):  # in the far half of the box only
+        jg.regions(bent, {"a": (0, 1), "b": (0, 1)})
     for axes, words in (
         ({"a": (0, 1)}, "expected two"),
         ({"a": (1, 0), "b": (0, 1)}, "low < high"),
         ({"a": (0, np.nan), "b": (0, 1)}, "low < high"),
+        ({"a": (0, 1), "c": (0, 1)}, "axis 'c' is no parameter of build"),
+        (None, "axes is None, expected a dict of two names"),
     ):
         with pytest.raises(ValueError, match=words):
-            jg.regions(product, axes)
+            jg.regions(product, axes)  # pyright: ignore[reportArgumentType]
 
 
 def test_boundaries_of_a_grid_are_exact():
@@ -133,9 +160,53 @@ def test_thresholds_find_what_happens_between_two_points():
     np.testing.assert_allclose([f.s for f in found], [0.5023, 0.5223], atol=1e-9)
 
 
+def test_one_point_without_an_equilibrium_costs_no_other_boundary(monkeypatch):
+    axes = {"attractiveness": np.linspace(0, 3, 7), "diversity": np.linspace(-0.5, 2, 4)}
+    swept = jg.sweep(two_groups(), axes, tolerance=0)
+    whole = jg.boundaries(two_groups(), swept)
+    peaks = Follower.peaks
+
+    def spoiled(self, values):
+        found = peaks(self, values)
+        last = next(reversed(values.values()))
+        found[np.isclose(last, axes["diversity"][1])] = np.nan
+        return found
+
+    monkeypatch.setattr(Follower, "peaks", spoiled)
+    some = jg.boundaries(two_groups(), swept)
+    left = ~np.isclose(whole.crossings[1][:, 1], axes["diversity"][1])
+    assert 0 < left.sum() < len(left)
+    np.testing.assert_array_equal(some.crossings[1], whole.crossings[1][left])
+    assert len(some.segments[1]) < len(whole.segments[1])
+
+
+def test_what_fails_is_told_from_what_is_found():
+    follower = Follower(two_groups(), {"attractiveness": np.array([0.3, 2.0])}, None, None, 1, 0)
+    peaks = follower.peaks({"attractiveness": np.array([0.3, np.nan])})
+    assert np.isnan(peaks[1]).all()
+    with pytest.raises(ValueError, match="no equilibrium was found near s"):
+        jg.thresholds(lambda s: two_groups()(attractiveness=s + jnp.where(s > 0.5, jnp.nan, 0.0)), 0, 1)
+
+
+@pytest.mark.parametrize("tolerance", [np.nan, -1e-3])
+def test_thresholds_need_a_tolerance(tolerance):
+    with pytest.raises(ValueError, match="expected a number ≥ 0"):
+        jg.thresholds(lambda s: two_groups()(attractiveness=s), 0, 2, tolerance=tolerance)
+
+
+@pytest.mark.float32
+def test_thresholds_with_numbers_of_another_precision(dtype):
+    half, kernel = np.full((3, 2), 0.5, dtype), np.asarray([[1, 0.4], [0.4, 1]], dtype)
+    game = jg.AlignmentGame(half, kernel, np.asarray([1, 0], dtype), consistency_metric="mixture")
+    ((s, group, kind),) = jg.thresholds(lambda s: game.replace(attractiveness=s), 0, 2)
+    assert (group, kind) == (1, "leaves") and s == pytest.approx(1, abs=1e-9 if dtype == np.float64 else 1e-5)
+
+
 def test_thresholds_refuse_what_is_not_unique(survey):
     with pytest.raises(ValueError, match="not proved to be the only one"):
         jg.thresholds(lambda s: survey.game(3, diversity=s), 0, 50)
+    with pytest.raises(ValueError, match="build is 3, expected a function"):
+        jg.thresholds(3, 0, 1)  # pyright: ignore[reportArgumentType]
     with pytest.raises(ValueError, match="the first below the second"):
         jg.thresholds(lambda s: survey.game(3, diversity=s), 1, 0)
 

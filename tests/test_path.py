@@ -145,13 +145,38 @@ def test_what_is_not_affine_is_refused(rng, build, words):
         jg.path(lambda s: build(game, s), 0, 1)
 
 
+def test_what_is_alike_at_both_ends_only_is_refused():
+    net = jg.Network(np.array([[0, 1.0], [1.0, 0]]), 0.1 * np.eye(3))
+    linear = np.array([[0.3, 0, 0.1], [0, 0.2, 0.1]])
+    with pytest.raises(ValueError, match="do not depend on the parameter"):
+        jg.path(lambda s: jg.QuadraticGame(linear, 1 + 4 * s * (1 - s), coupling=net))
+    targets = np.array([[0.8, 0.2], [0.2, 0.8]])
+    with pytest.raises(ValueError, match="a reach that does not depend on the parameter"):
+        jg.path(lambda s: jg.AlignmentGame(targets, np.eye(2), np.zeros(2), reach=[1 - s, s]))
+
+
 def test_ends_must_be_in_order(rng):
     game = alignment(rng)
     with pytest.raises(ValueError, match="the first below the second"):
         jg.path(lambda s: game.replace(attractiveness=s), 1, 0)
+    with pytest.raises(ValueError, match="build is 3, expected a function"):
+        jg.path(3)  # pyright: ignore[reportArgumentType]
     path = jg.path(lambda s: game.replace(attractiveness=s))
     with pytest.raises(ValueError, match=r"expected values in \[0, 1\]"):
         path.at(1.1)
+
+
+@pytest.mark.float32
+def test_numbers_take_on_the_precision_of_the_game(dtype):
+    given = []
+    appeal = jnp.asarray([1, 0], dtype)
+
+    def build(s):
+        given.append(s)
+        return jg.AlignmentGame(jnp.full((1, 2), 0.5, dtype), jnp.eye(2, dtype=dtype), appeal * s)
+
+    assert jg.path(build).profiles.dtype == dtype
+    assert {type(s) for s in given} == {float}
 
 
 @pytest.mark.float32

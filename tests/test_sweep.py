@@ -130,6 +130,11 @@ def test_where_several_equilibria_exist_the_sweep_says_so():
     assert "not proved to be the only one" in found.message and "others were found" in found.message
     quick = jg.sweep(build, {"diversity": np.linspace(0.1, 3, 7)}, starts=None)
     assert np.isnan(quick.disagreement[~quick.unique]).all()
+    assert "others were not looked for" in quick.message and "found" not in quick.message
+    # Without the tilt all equilibria are represented alike, ½ and ½, by agents in the middle or at the ends.
+    alike = jg.sweep(build, {"diversity": np.linspace(0.1, 3, 7)})
+    np.testing.assert_allclose(alike.representation, 0.5, atol=1e-6)
+    assert (alike.disagreement[alike.axes["diversity"] > 1.6] > 0.3).all() and "others were found" in alike.message
 
 
 def test_a_failed_point_is_visible_and_spoils_no_other():
@@ -159,6 +164,7 @@ def test_a_failed_point_is_visible_and_spoils_no_other():
         ({"attractiveness": [[0, 1]], "diversity": [0, 1]}, r"has shape \(1, 2\)"),
         ({"attractiveness": np.arange(1e6), "diversity": np.arange(1e6)}, r"1,000,000,000,000 points .*TB"),
         ({"attractiveness": ["a", "b"], "diversity": [0, 1]}, "'attractiveness': expected numbers"),
+        ({"attractiveness": [0, 1 + 1j], "diversity": [0, 1]}, "'attractiveness': expected numbers.*complex"),
         ({}, "expected a dict"),
     ],
 )

@@ -15,13 +15,15 @@ def checked(build: Callable[..., Any], axes: Mapping[str, Any]) -> dict[str, np.
     if not isinstance(axes, Mapping) or not axes:
         raise ValueError(f"axes is {axes!r}, expected a dict of names and 1-D arrays, at least one")
     found = {str(name): _axis(str(name), values) for name, values in axes.items()}
-    _named(build, found)
+    named(build, found)
     return found
 
 
 def _axis(name: str, values: Any) -> np.ndarray:
     try:
         axis = np.asarray(values)
+        if axis.dtype.kind == "c":
+            raise TypeError("complex numbers have no order")
         axis = axis.astype(np.result_type(axis.dtype, np.float32) if axis.dtype.kind == "f" else np.float64)
     except (TypeError, ValueError) as error:
         raise ValueError(f"axis {name!r}: expected numbers, got {type(values).__name__} ({error})") from None
@@ -38,8 +40,8 @@ def _axis(name: str, values: Any) -> np.ndarray:
     return axis
 
 
-def _named(build: Callable[..., Any], axes: dict[str, np.ndarray]) -> None:
-    """Whether the parameters of `build` are the axes."""
+def named(build: Callable[..., Any], axes: Mapping[str, Any]) -> None:
+    """Raises ValueError unless the parameters of `build` are the axes."""
     if not callable(build):
         raise ValueError(f"build is {build!r}, expected a function build(**point) -> game")
     try:

@@ -24,9 +24,9 @@ DEPTH = 12  # how often an interval without a change of sign is halved that may 
 class Boundaries:
     """Where each group's exclusion begins or ends in a sweep over two axes.
 
-    crossings: (m, 2) points a group, exact to 1e-10, where a boundary crosses an edge between neighbours of the grid.
-    segments: (k, 2, 2) a group, which join the crossings of every cell. Edges at which an end failed or the equilibrium
-    is not proved to be unique have none.
+    crossings: (m, 2) points a group where a boundary crosses an edge between neighbours of the grid, to 1e-10 in
+    float64; in float32 to its rounding. segments: (k, 2, 2) a group, which join the crossings of every cell. Edges at
+    which an end or a point on the way failed or the equilibrium is not proved to be unique have none.
     """
 
     axes: dict[str, np.ndarray]
@@ -50,13 +50,13 @@ def boundaries(build: Callable[..., Any], sweep: Sweep) -> Boundaries:
     if len(sweep.axes) != 2:
         raise ValueError(f"boundaries needs a sweep over two axes, this one has {len(sweep.axes)}")
     follower = Follower(build, sweep.axes, None, None, None, 0)
-    sure = sweep.unique & sweep.converged
+    sure, excluded = sweep.unique & sweep.converged, sweep.excluded
     D = sweep.signed.shape[-1]
     first, second = sweep.axes.values()
     ends, groups, places = [], [], []
     for axis in (0, 1):
         near, far = ((np.s_[:-1], np.s_[1:]), (np.s_[:, :-1], np.s_[:, 1:]))[axis]
-        flips = sweep.excluded[near] != sweep.excluded[far]
+        flips = excluded[near] != excluded[far]
         flips &= (sure[near] & sure[far])[..., None]
         i, j, d = np.nonzero(flips)
         step = np.eye(2, dtype=int)[axis]
@@ -66,10 +66,10 @@ def boundaries(build: Callable[..., Any], sweep: Sweep) -> Boundaries:
         groups.append(d)
         places.append(np.stack([np.full(len(i), axis), i, j], 1))
     ends, group, place = np.concatenate(ends), np.concatenate(groups), np.concatenate(places)
-    out_at_first = np.concatenate(
-        [sweep.excluded[tuple(p[1:])][d][None] for p, d in zip(place, group, strict=True)] or [np.zeros(0, bool)]
-    )
+    out_at_first = excluded[place[:, 1], place[:, 2], group]
     found = _bisected(follower, ends, group, out_at_first, sweep.tolerance)
+    sound = np.isfinite(found).all(1)
+    found, group, place = found[sound], group[sound], place[sound]
     known = {(int(d), *map(int, p)): x for d, p, x in zip(group, place, found, strict=True)}
     crossings = [found[group == d] for d in range(D)]
     segments = [np.array(_segments(d, known, sweep)).reshape(-1, 2, 2) for d in range(D)]
@@ -77,17 +77,23 @@ def boundaries(build: Callable[..., Any], sweep: Sweep) -> Boundaries:
 
 
 def thresholds(build: Callable[[float], Any], start: float, end: float, *, tolerance: float = 0.0) -> list[Threshold]:
-    """Where groups fall out or come back as one parameter s of `build(s)` grows, to 1e-10, by adaptive refinement.
+    """Where groups fall out or come back as one parameter s of `build(s)` grows, to 1e-10 in float64 (in float32 to
+    its rounding), by adaptive refinement.
 
     For any parameter, also those on which the equilibrium depends nonlinearly (γ, δ). Intervals in which the signed
     representation bends so much that two crossings may hide are halved. tolerance: largest share of an excluded group,
-    which must be positive for games whose equilibria are interior. Raises ValueError for ends out of order, and where a
-    point on the way has no equilibrium or is not proved to have only one: there the answer would depend on how one got
-    there.
+    which must be positive for games whose equilibria are interior. Raises ValueError for ends out of order, a tolerance
+    that is no number ≥ 0, and where a point on the way has no equilibrium or is not proved to have only one: there the
+    answer would depend on how one got there.
     """
     start, end = float(start), float(end)
     if not (np.isfinite(start) and np.isfinite(end) and start < end):
         raise ValueError(f"start is {start} and end {end}, expected finite numbers, the first below the second")
+    tolerance = float(tolerance)
+    if not (np.isfinite(tolerance) and tolerance >= 0):
+        raise ValueError(f"tolerance is {tolerance}, expected a number ≥ 0")
+    if not callable(build):
+        raise ValueError(f"build is {build!r}, expected a function build(s) -> game")
     points = np.linspace(start, end, START)
     follower = Follower(lambda s: build(s), {"s": points}, None, None, None, 0)
     if not (unique := follower.unique()).all():
@@ -97,7 +103,9 @@ def thresholds(build: Callable[[float], Any], start: float, end: float, *, toler
         )
 
     def evaluated(s: np.ndarray) -> np.ndarray:
-        return follower.peaks({"s": s}) - tolerance
+        peaks = follower.peaks({"s": s})
+        _found(np.isfinite(peaks).all(1), s)
+        return peaks - tolerance
 
     values = evaluated(points)
     for _ in range(DEPTH):
@@ -113,8 +121,14 @@ def thresholds(build: Callable[[float], Any], start: float, end: float, *, toler
     k, group = np.nonzero(out[:-1] != out[1:])
     ends = np.stack([points[k], points[k + 1]], 1)[..., None]
     found = _bisected(follower, ends, group, out[k, group], tolerance)
+    _found(np.isfinite(found).all(1), points[k])
     kinds = np.where(out[k, group], "enters", "leaves")
     return sorted(Threshold(float(s), int(d), str(kind)) for (s,), d, kind in zip(found, group, kinds, strict=True))
+
+
+def _found(sound: np.ndarray, s: np.ndarray) -> None:
+    if not sound.all():
+        raise ValueError(f"no equilibrium was found near s = {s[int(np.argmin(sound))]:.6g}")
 
 
 def _may_hide(points: np.ndarray, values: np.ndarray) -> np.ndarray:
@@ -133,18 +147,21 @@ def _may_hide(points: np.ndarray, values: np.ndarray) -> np.ndarray:
 def _bisected(
     follower: Follower, ends: np.ndarray, group: np.ndarray, out_at_first: np.ndarray, tolerance: float
 ) -> np.ndarray:
-    """Points (m, p) between ends (m, 2, p) at which a group's exclusion changes."""
+    """Points (m, p) between ends (m, 2, p) at which a group's exclusion changes; NaN where one on the way failed."""
+    failed = np.zeros(len(ends), bool)
     low, high = np.zeros(len(ends)), np.ones(len(ends))
     size = np.abs(ends[:, 1] - ends[:, 0]).max(1, initial=0)
     while len(ends) and ((high - low) * np.maximum(size, 1) > PRECISION).any():
         middle = (low + high) / 2
         at = ends[:, 0] + middle[:, None] * (ends[:, 1] - ends[:, 0])
         peaks = follower.peaks(dict(zip(follower.axes, at.T, strict=True)))
-        same = (peaks[np.arange(len(ends)), group] <= tolerance) == out_at_first
+        peak = peaks[np.arange(len(ends)), group]
+        failed |= np.isnan(peak)
+        same = (peak <= tolerance) == out_at_first
         low, high = np.where(same, middle, low), np.where(same, high, middle)
         if (middle == low).all() and (middle == high).all():
             break
-    middle = (low + high)[:, None] / 2
+    middle = np.where(failed, np.nan, (low + high) / 2)[:, None]
     return ends[:, 0] + middle * (ends[:, 1] - ends[:, 0])
 
 
@@ -167,7 +184,7 @@ def _segments(group: int, known: dict[tuple[int, ...], np.ndarray], sweep: Sweep
         elif len(sides) == 4:  # a saddle: by the corners, which are in or out across
             by_side = dict(sides)
             middle = sweep.signed[i : i + 2, j : j + 2, group].mean() <= sweep.tolerance
-            alike = bool(sweep.excluded[i, j, group]) == middle
+            alike = bool(sweep.signed[i, j, group] <= sweep.tolerance) == middle
             pairs = ((0, 3), (1, 2)) if alike else ((0, 1), (2, 3))
             segments += [np.stack([by_side[a], by_side[b]]) for a, b in pairs]
     return segments

@@ -71,20 +71,17 @@ class Follower:
     def peaks(self, values: dict[str, np.ndarray]) -> np.ndarray:
         """Largest signed share of each group over the agents, (m, D), at points that need not lie on the grid.
 
-        Raises ValueError where no equilibrium is found.
+        NaN where no equilibrium is found.
         """
         count, found = len(next(iter(values.values()))), []
         lanes = min(self.lanes, 1 << max(count - 1, 0).bit_length())
         for first in range(0, count, lanes):
             some = np.minimum(np.arange(first, first + lanes), count - 1)  # of one width, compiled once
-            dtypes = {name: axis.dtype for name, axis in self.axes.items()}
+            dtypes = {name: jax.dtypes.canonicalize_dtype(axis.dtype) for name, axis in self.axes.items()}
             games = self.build({name: jnp.asarray(x[some], dtypes[name]) for name, x in values.items()})
             answer = solve_many(games, self.solver, tol=self.tol, max_steps=self.max_steps, batch_size=BLOCK)
-            if not (sound := np.asarray(answer.converged)).all():
-                k = some[int(np.argmin(sound))]
-                where = ", ".join(f"{name} = {x[k]:.6g}" for name, x in values.items())
-                raise ValueError(f"no equilibrium was found at {where}")
-            found.append(np.asarray(self._peak(games, answer.profile)))
+            sound = np.asarray(answer.converged)[:, None]
+            found.append(np.where(sound, self._peak(games, answer.profile), np.nan))
         return np.concatenate(found)[:count]
 
     def _calm(self, game: Any, start: Array) -> Array:

@@ -46,10 +46,12 @@ def family(name: str, build: Callable[..., Any], corners: np.ndarray) -> Family:
     """The games `build(*x)` for x near the segment, triangle, … of `corners` (p + 1, p), in coordinates from the first.
 
     Coordinates are 0 at the first corner and the k-th unit vector at the k-th other. Raises ValueError, naming what
-    does not hold, unless the games are quadratic, one J serves them all, it is proved to have one equilibrium, and the
-    linear terms are affine in x.
+    does not hold, unless the games are quadratic, one J and one reach serve them all, J is proved to have one
+    equilibrium, and the linear terms are affine in x.
     """
-    games = [build(*x) for x in corners]
+    if not callable(build):
+        raise ValueError(f"build is {build!r}, expected a function of the parameter that returns a game")
+    games = [build(*map(float, x)) for x in corners]
     for game in games:
         if not is_quadratic(game):
             raise ValueError(f"{name} needs quadratic games, build returned {type(game).__name__}")
@@ -60,14 +62,20 @@ def family(name: str, build: Callable[..., Any], corners: np.ndarray) -> Family:
     p = len(corners) - 1
     golden = 0.6180339887498949
     insides = [np.full(p, 1 / (p + 1)), *(golden ** (1 + np.arange(p)) / (1 + p) * k for k in (1, 0.5))]
+    if p == 2:  # and in the far half of the box
+        insides += [np.ones(p), np.array([0.83, 0.71])]
     for inside in insides:
         x = corners[0] + inside @ (corners[1:] - corners[0])
-        between = build(*x).affine()
+        game = build(*map(float, x))
+        between = game.affine()
+        _same_jacobian(name, x, maps[0], between, slack)
+        _same_reach(name, x, games[0], game, slack)
         weights = np.concatenate([[1 - inside.sum()], inside])
         mixed = sum(w * np.asarray(one.linear, np.float64) for w, one in zip(weights, maps, strict=True))
         _same(f"{name} needs a linear term that is affine in the parameter", x, mixed, between.linear, slack)
-    for x, one in zip(corners, maps, strict=True):
+    for x, game, one in zip(corners, games, maps, strict=True):
         _same_jacobian(name, x, maps[0], one, slack)
+        _same_reach(name, x, games[0], game, slack)
     if not prove_unique(games[0])[1]:
         raise ValueError(
             f"{name} needs a strongly monotone game, and this one is not proved to have one equilibrium (see certify); "
@@ -156,6 +164,13 @@ def _same_jacobian(name: str, x: np.ndarray, first: AffineMap, other: AffineMap,
         if np.shape(a) != np.shape(b):
             raise ValueError(f"{claim}; at {_at(x)} it has shape {np.shape(b)} instead of {np.shape(a)}")
         _same(claim, x, a, b, slack)
+
+
+def _same_reach(name: str, x: np.ndarray, first: Any, other: Any, slack: float) -> None:
+    a, b = (reach_of(game, dtype_of(first)) for game in (first, other))
+    if a.shape != b.shape:
+        raise ValueError(f"{name} needs games of one shape; at {_at(x)} there are {len(b)} agents instead of {len(a)}")
+    _same(f"{name} needs a reach that does not depend on the parameter", x, a, b, slack)
 
 
 def _at(x: np.ndarray) -> str:

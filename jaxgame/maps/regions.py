@@ -12,10 +12,12 @@ import numpy as np
 from jax import Array
 
 from jaxgame.homotopy import Corner
+from jaxgame.maps.axes import named
 from jaxgame.maps.line import Family, family, onward, piece_on, settle, start_corner
 
 MOST = 20_000  # polygons
 SLIVER = 1e-9  # length of an edge, in units of the box, that is not looked beyond
+ROUNDING = 8 * float(np.finfo(float).eps)  # distance of corners, in units of the box, that are one
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -55,7 +57,12 @@ class Regions:
         for k, region in enumerate(self.regions):
             corners = (region.corners - low) / (high - low)
             along = np.roll(corners, -1, 0) - corners
-            outward = np.stack([along[:, 1], -along[:, 0]], 1) / np.linalg.norm(along, axis=1, keepdims=True)
+            length = np.linalg.norm(along, axis=1)
+            long = length > SLIVER  # no shorter edge has a direction
+            if not long.any():
+                continue
+            corners, along = corners[long], along[long]
+            outward = np.stack([along[:, 1], -along[:, 0]], 1) / length[long, None]
             away = (((points - low) / (high - low)) @ outward.T - (corners * outward).sum(1)).max(1)
             better = away < best
             nearest[better], best[better] = k, away[better]
@@ -72,8 +79,11 @@ def regions(build: Callable[..., Any], axes: Mapping[str, Any]) -> Regions:
     From one polygon over every edge to the next, by parametric pivoting: where many groups or agents change at an edge,
     that is settled exactly. There may be very many polygons where agents differ.
 
-    Raises ValueError for axes that are no two intervals, for what `path` raises it, and for more than 20,000 polygons.
+    Raises ValueError for axes that are no two intervals or not what build takes, for what `path` raises it, and for
+    more than 20,000 polygons.
     """
+    if not isinstance(axes, Mapping):
+        raise ValueError(f"axes is {axes!r}, expected a dict of two names, each with (low, high)")
     if len(axes) != 2:
         raise ValueError(f"axes has {len(axes)} names, expected two, each with (low, high)")
     box = {}
@@ -82,6 +92,7 @@ def regions(build: Callable[..., Any], axes: Mapping[str, Any]) -> Regions:
         if ends.shape != (2,) or not np.isfinite(ends).all() or not ends[0] < ends[1]:
             raise ValueError(f"axis {name!r} is {ends.tolist()}, expected (low, high) with low < high")
         box[str(name)] = (float(ends[0]), float(ends[1]))
+    named(build, box)
     names, low = list(box), np.array([ends[0] for ends in box.values()])
     size = np.array([ends[1] - ends[0] for ends in box.values()])
     corners = np.stack([low, low + size * [1, 0], low + size * [0, 1]])
@@ -216,9 +227,12 @@ def _clipped(value: np.ndarray, slope: np.ndarray, tolerance: float) -> np.ndarr
     while True:
         heights = value + polygon @ slope
         worst = heights.min(0)
-        constraint = int(np.argmin(worst / np.maximum(np.abs(slope).max(0), tolerance)))
-        if worst[constraint] >= -tolerance:
-            return polygon
+        violated = worst < -tolerance
+        if not violated.any():
+            apart = np.linalg.norm(polygon - np.roll(polygon, 1, 0), axis=1) > ROUNDING
+            return polygon[apart] if apart.sum() > 2 else polygon[:0]
+        depth = worst / np.maximum(np.abs(slope).max(0), tolerance)
+        constraint = int(np.argmin(np.where(violated, depth, np.inf)))
         h = heights[:, constraint]
         kept = []
         for k in range(len(polygon)):

@@ -22,8 +22,9 @@ ABOUT = {
     "status": "0 converged, 1 out of steps, 2 not finite, 3 stalled",
     "steps": "steps of the solver",
     "unique": "whether the equilibrium is proved to be the only one",
-    "disagreement": "largest difference in any group's representation between the equilibrium shown and those found "
-    "from other starts and along other ways; 0 where it is unique, NaN where nothing is known",
+    "disagreement": "largest difference in any group's representation, or in its largest share, between the "
+    "equilibrium shown and those found from other starts and along other ways; 0 where it is unique, NaN where "
+    "nothing is known",
 }
 BY_GROUP = ("representation", "signed")
 
@@ -35,8 +36,9 @@ class Sweep:
     axes: name -> values (N,), in the order of the arrays' axes. Arrays over the grid: representation (…, D), signed
     (…, D): the largest signed share of a group over the agents, the largest w_id where that is positive, else
     −min_i ν_id (theory §4); residual; exploitability: a certified bound on it, ∞ where a utility is not concave;
-    status, 0 = converged; steps; unique: proved; disagreement: how far apart the representations are that other starts
-    and ways lead to, 0 where unique, NaN where not looked for. Points that failed are NaN in representation and signed.
+    status, 0 = converged; steps; unique: proved; disagreement: how far apart the representations, or the groups'
+    largest shares, are that other starts and ways lead to, 0 where unique, NaN where not looked for. Points that failed
+    are NaN in representation and signed.
     tolerance: share up to which a group counts as excluded; groups: their names; about: what was swept.
 
     On demand: `excluded` (…, D), `converged` (…), `message`.
@@ -209,6 +211,11 @@ def describe(sweep: Sweep) -> str:
     doubtful = int((~sweep.unique).sum())
     if not doubtful:
         parts.append("Each is proved to be the only equilibrium.")
+        return " ".join(parts)
+    if not sweep.about.get("explored", True):
+        parts.append(
+            f"At {doubtful:,} the equilibrium is not proved to be the only one, and others were not looked for."
+        )
         return " ".join(parts)
     apart = np.nan_to_num(sweep.disagreement)
     several = int((apart > APART).sum())

@@ -87,7 +87,7 @@ def sweep(
     with _shown(progress) as report:
         _run(follower, parts, store, report)
     found = _assembled(follower, parts, store, unique, starts is not None)
-    result = Sweep(axes, **found, tolerance=tolerance, groups=groups, about=_about(follower, mark))
+    result = Sweep(axes, **found, tolerance=tolerance, groups=groups, about=_about(follower, mark, starts is not None))
     if out is not None:
         result.save(Path(out) / FILE)
     store.close()
@@ -152,8 +152,11 @@ def _assembled(
             if route.kind == "main":
                 continue
             at = route.points[route.counts]
-            other = store.read(name)["representation"][route.counts]
-            apart[at] = np.fmax(apart[at], np.abs(other - shown[at]).max(-1))
+            other = {key: array[route.counts] for key, array in store.read(name).items()}
+            apart[at] = np.fmax(apart[at], np.abs(other["representation"] - shown[at]).max(-1))
+            # Two may be represented alike and differ in who represents whom.
+            most, there = (np.maximum(x, 0) for x in (other["signed"], whole["signed"][at]))
+            apart[at] = np.fmax(apart[at], np.abs(most - there).max(-1))
     whole |= {"unique": unique, "disagreement": apart}
     return {key: array.reshape(*follower.shape, *((D,) if array.ndim == 2 else ())) for key, array in whole.items()}
 
@@ -171,9 +174,9 @@ def _mark(follower: Follower, axes: dict[str, np.ndarray], options: Any) -> dict
     }
 
 
-def _about(follower: Follower, mark: dict[str, str]) -> dict[str, Any]:
+def _about(follower: Follower, mark: dict[str, str], explored: bool) -> dict[str, Any]:
     kind = type(follower.game).__name__
-    return {"game": kind, "agents": int(follower.game.n_agents), "mark": mark}
+    return {"game": kind, "agents": int(follower.game.n_agents), "explored": explored, "mark": mark}
 
 
 def _finished(file: Path, mark: dict[str, str]) -> Sweep | None:
