@@ -81,9 +81,12 @@ def write_json(path: pathlib.Path, report: dict[str, Any]) -> None:
 
 
 def save_figure(figure: Any, stem: pathlib.Path) -> None:
-    """The figure as PNG and SVG."""
+    """The figure as PNG and SVG; it is closed."""
+    from matplotlib import pyplot
+
     stem.parent.mkdir(parents=True, exist_ok=True)
     for kind in ("png", "svg"):
         temporary = stem.with_name(f"{stem.name}.tmp.{kind}")
         figure.savefig(temporary, dpi=160, metadata={"Date": None} if kind == "svg" else None)
         temporary.replace(stem.with_name(f"{stem.name}.{kind}"))
+    pyplot.close(figure)
