@@ -26,12 +26,12 @@ def draw(alignment: Alignment, title: str, note: str) -> Figure:
                 _agent(panels[i, column], one, i)
                 panels[i, column].set_title(f"agent {i + 1}, {name}", fontsize=6.5, loc="left")
                 panels[i, column].set_yticks(np.arange(len(groups)), wrapped(groups))
-            panels[-1, column].set_xlabel("share of the text (%)")
+            panels[-1, column].set_xlabel("share of the text (%)\n")
         panels[0, 0].set_ylim(len(groups) - 0.5, -0.5)
-        figure.legend(
-            *panels[0, 0].get_legend_handles_labels(), loc="outside upper center", ncols=4, handletextpad=0.2,
-            columnspacing=1.0,
-        )  # fmt: skip
+        legend = panels[-1, 0].legend(
+            loc="upper center", bbox_to_anchor=(0.9, -0.45), ncols=4, handletextpad=0.2, columnspacing=1.0
+        )
+        legend.set_in_layout(False)  # it is as wide as both columns; the empty line below the labels is its place
         return figure
 
 

@@ -104,7 +104,7 @@ def thresholds(build: Callable[[float], Any], start: float, end: float, *, toler
 
     def evaluated(s: np.ndarray) -> np.ndarray:
         peaks = follower.peaks({"s": s})
-        _found(np.isfinite(peaks).all(1), s)
+        _found(np.asarray(np.isfinite(peaks).all(1)), s)
         return peaks - tolerance
 
     values = evaluated(points)
@@ -121,7 +121,7 @@ def thresholds(build: Callable[[float], Any], start: float, end: float, *, toler
     k, group = np.nonzero(out[:-1] != out[1:])
     ends = np.stack([points[k], points[k + 1]], 1)[..., None]
     found = _bisected(follower, ends, group, out[k, group], tolerance)
-    _found(np.isfinite(found).all(1), points[k])
+    _found(np.asarray(np.isfinite(found).all(1)), points[k])
     kinds = np.where(out[k, group], "enters", "leaves")
     return sorted(Threshold(float(s), int(d), str(kind)) for (s,), d, kind in zip(found, group, kinds, strict=True))
 
