@@ -133,7 +133,7 @@ class _Promises:
 
     def __init__(self):
         self.weights = np.array([[0.7, 0.3, 0.0], [0.4, 0.6, 0.0]])
-        self.parts = {name: self._round() for name in ("before", "after")}
+        self.parts: dict[str, Any] = {name: self._round() for name in ("before", "after")}
         self.parts["before"]["excluded"][2] = True
 
     def _round(self):
@@ -148,7 +148,7 @@ class _Promises:
             total_variation=np.full(2, 0.01),
         )
 
-    def alignment(self, groups="pooled"):
+    def alignment(self, groups="pooled") -> Any:
         space = types.SimpleNamespace
 
         def one(part):
