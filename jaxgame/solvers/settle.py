@@ -220,8 +220,9 @@ def proven(ground: Ground, search: Search, before: Proof, found: Answer, written
     """What a pass at the point of a search proves, by what it found."""
     sigma = jnp.maximum(ground.lipschitz, found.spread)
     moved = ground.pulled(found.total - search.point)
-    residual = found.error + (found.slip + moved) / sigma
-    eps = jnp.finfo(residual.dtype).eps
+    eps = jnp.finfo(sigma.dtype).eps
+    # Mixtures and their sums are themselves rounded.
+    residual = found.error + (found.slip + moved) / sigma + 2 * eps
     history = before.history
     return Proof(
         representation=found.shown,
