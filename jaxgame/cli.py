@@ -6,26 +6,32 @@ Heavy imports wait until a command needs them.
 
 from __future__ import annotations
 
-import os
-import re
 import sys
 import time
-import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Annotated, Any
 
 import typer
 from typer.core import TyperGroup
 
 from jaxgame import usage
-from jaxgame.alignment import command as alignment
+from jaxgame.alignment.command import align
 from jaxgame.config import StudyOptions
+from jaxgame.shell import (
+    BAD_INPUT,
+    FAILED,
+    INTERRUPTED,
+    bad_input,
+    complain,
+    console,
+    file_name,
+    prepare_jax,
+    progress,
+    run_command,
+)
 from jaxgame.sweep_command import sweep
-
-NOT_CERTIFIED, BAD_INPUT, INTERRUPTED = 1, 2, 130
 
 
 class _Group(TyperGroup):
@@ -39,12 +45,12 @@ class _Group(TyperGroup):
             code = super().main(*args, standalone_mode=False, **kwargs)
         except typer.TyperException as error:
             if message := error.format_message():  # empty where the help was shown for want of a command
-                _complain(message)
+                complain(message)
             code = BAD_INPUT
         except typer.Abort:
             code = INTERRUPTED
         if code == INTERRUPTED:
-            _complain("interrupted; no file is left half-written")
+            complain("interrupted; no file is left half-written")
         sys.exit(code if isinstance(code, int) else 0)
 
 
@@ -57,20 +63,6 @@ app = typer.Typer(
     help="Equilibria of populations of language models that choose which human groups to align with.",
     epilog="Start with [bold]jaxgame study[/bold]. `jaxgame COMMAND --help` explains a command.",
 )
-
-
-def _complain(line: str) -> None:
-    typer.echo(f"jaxgame: {' '.join(line.split())}", err=True)
-
-
-@contextmanager
-def _bad_input(*kinds: type[Exception]) -> Iterator[None]:
-    try:
-        yield
-    except kinds as error:
-        told = isinstance(error, OSError) and error.filename is not None and error.strerror
-        _complain(f"{error.filename}: {error.strerror}" if told else str(error))  # pyright: ignore[reportAttributeAccessIssue]
-        raise typer.Exit(BAD_INPUT) from None
 
 
 def _print_version(wanted: bool) -> None:
@@ -146,24 +138,24 @@ def study(
         seed=seed,
         draws=draws,
     )
-    _prepare_jax()
+    prepare_jax()
     from jaxgame.config import study_options
     from jaxgame.report.files import staged
     from jaxgame.report.terminal import show_study
     from jaxgame.report.write import write_study
     from jaxgame.study import load_survey, run
 
-    with _bad_input(ValueError, OSError):
+    with bad_input(ValueError, OSError):
         options = study_options(config, flags)
         people = load_survey(options)
-    folder = Path("results") / _file_name(people.name) if out is None else out
-    with _bad_input(OSError), staged(folder) as unfinished, _progress() as begin:
+    folder = Path("results") / file_name(people.name) if out is None else out
+    with bad_input(OSError), staged(folder) as unfinished, progress() as begin:
         done = run(options, people, begin)
         begin("drawing figures")
         write_study(done, unfinished, started)
-    show_study(_console(), done, folder, time.perf_counter() - started)
+    show_study(console(), done, folder, time.perf_counter() - started)
     if not done.certified:
-        raise typer.Exit(NOT_CERTIFIED)
+        raise typer.Exit(FAILED)
 
 
 @app.command(epilog=usage.SOLVE)
@@ -174,7 +166,7 @@ def solve(
     limit: Annotated[int, typer.Option(help="Most bytes that the arrays of the file may take.", min=1)] = 1 << 30,
 ) -> None:
     """Solve a game of your own and prove the answer. Precision is that of the file's arrays."""
-    _prepare_jax()
+    prepare_jax()
     from jaxgame import gamefile, solvers
     from jaxgame.certificate.certify import certify
     from jaxgame.config import SOLVERS, suggestion
@@ -183,23 +175,23 @@ def solve(
     from jaxgame.report.write import write_solution
     from jaxgame.solving import solve as find
 
-    with _bad_input(ValueError, OSError):
+    with bad_input(ValueError, OSError):
         if solver not in ("auto", *SOLVERS):
             raise ValueError(f"--solver is {solver!r}; {suggestion(solver, ('auto', *SOLVERS))}")
         chosen = None if solver == "auto" else getattr(solvers, solver)()
         loaded, names = gamefile.load(game, limit=limit)
         if (check := getattr(chosen, "check", None)) is not None:
             check(loaded)
-    with _bad_input(OSError), _nowhere() if out is None else staged(out) as unfinished, _progress() as begin:
+    with bad_input(OSError), _nowhere() if out is None else staged(out) as unfinished, progress() as begin:
         begin(f"solving the game of {loaded.n_agents:,} agents")
         found = find(loaded, chosen)
         begin("certifying the equilibrium")
         proof = certify(loaded, found.profile)
         if unfinished is not None:
             write_solution(game, names, found, proof, unfinished)
-    show_solution(_console(), names, found, proof)
+    show_solution(console(), names, found, proof)
     if not (bool(found.converged) and float(found.gap) < float("inf")):
-        raise typer.Exit(NOT_CERTIFIED)
+        raise typer.Exit(FAILED)
 
 
 @app.command(epilog=usage.STREAM)
@@ -213,13 +205,13 @@ def stream(
     checkpoint: Annotated[Path | None, typer.Option(help="Where it stands (default FOLDER/checkpoint).")] = None,
 ) -> None:
     """Solve a population larger than memory, from files that are read in blocks; resumed where it was stopped."""
-    _prepare_jax()
+    prepare_jax()
     from jaxgame.report.files import staged
     from jaxgame.report.terminal import show_streamed
     from jaxgame.report.write import write_streamed
     from jaxgame.streaming import open_stream, solve_stream
 
-    with _bad_input(ValueError, OSError):
+    with bad_input(ValueError, OSError):
         if profile and out is None:
             raise ValueError("--profile needs --out, the folder to write profile.npy to")
         population = open_stream(folder, block_agents=block)
@@ -232,16 +224,16 @@ def stream(
                 progress=True,
             )
         except KeyboardInterrupt as stop:
-            _complain(str(stop))
+            complain(str(stop))
             raise typer.Exit(INTERRUPTED) from None
         if out is not None:
             with staged(out) as unfinished:
                 write_streamed(folder, found, unfinished)
                 if profile:
                     found.write_profile(unfinished / "profile.npy")
-    show_streamed(_console(), found)
+    show_streamed(console(), found)
     if not found.converged:
-        raise typer.Exit(NOT_CERTIFIED)
+        raise typer.Exit(FAILED)
 
 
 @app.command(epilog=usage.STEER)
@@ -275,7 +267,7 @@ def steer(
         consistency=consistency,
         diversity=diversity,
     )
-    _prepare_jax()
+    prepare_jax()
     from jaxgame import gamefile
     from jaxgame.config import study_options
     from jaxgame.report.files import staged
@@ -283,7 +275,7 @@ def steer(
     from jaxgame.steering.floor import steer_to_floor
     from jaxgame.study import game_of, load_survey, map_of
 
-    with _bad_input(ValueError, OSError):
+    with bad_input(ValueError, OSError):
         if game is None:
             if floor is not None:
                 raise ValueError(
@@ -304,9 +296,9 @@ def steer(
             players, names = gamefile.load(game)
             least, source, mapped = floor, game.name, None
     with (
-        _bad_input(ValueError, OSError),
+        bad_input(ValueError, OSError),
         _nowhere() if out is None else staged(out) as unfinished,
-        _progress() as begin,
+        progress() as begin,
     ):
         begin(f"looking for a plan for {players.n_agents:,} agents")
         plan = steer_to_floor(players, least, lever=lever, minimise=minimise)
@@ -315,12 +307,13 @@ def steer(
         if unfinished is not None:
             note = f"{source}; {players.n_agents:,} agents, lever {lever}."
             write_plan(plan, names, note, unfinished, mapped)
-    _console().print(words, markup=False)
+    console().print(words, markup=False)
     if not plan.success:
-        raise typer.Exit(NOT_CERTIFIED)
+        raise typer.Exit(FAILED)
 
 
 app.command(epilog=usage.SWEEP)(sweep)
+app.command(epilog=usage.ALIGN)(align)
 
 
 @app.command()
@@ -339,13 +332,7 @@ def surveys() -> None:
         about = f"{one.title}: {', '.join(one.groups)}. {one.source}."
         sizes = (len(one.groups), int(one.people.sum()), len(one.questions))
         table.add_row(name, *(f"{size:,}" for size in sizes), Text(about))
-    _console().print(table)
-
-
-def _console() -> Any:
-    from rich.console import Console
-
-    return Console(highlight=False)
+    console().print(table)
 
 
 @contextmanager
@@ -353,56 +340,6 @@ def _nowhere() -> Iterator[None]:
     yield None
 
 
-@contextmanager
-def _progress() -> Iterator[Any]:
-    """A function that shows on a terminal what is being done, and for how long."""
-    from rich.console import Console
-    from rich.progress import Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
-
-    console = Console(stderr=True)
-    columns = (SpinnerColumn(), TextColumn("{task.description}", markup=False), TimeElapsedColumn())
-    with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as progress:
-        task = progress.add_task("starting", total=None)
-        yield lambda text: progress.update(task, description=text)
-
-
-def _file_name(name: str) -> str:
-    """A survey's name as the name of a folder, and nothing else."""
-    return re.sub(r"[^\w.-]+", "-", name).strip(".-") or "survey"
-
-
 def command() -> None:
     """What the command `jaxgame` runs."""
-    try:
-        app()
-    except SystemExit as end:
-        if end.code == INTERRUPTED:
-            # Out of the middle of a compilation, taking JAX down in order lasts until that ends, and can crash.
-            sys.stdout.flush()
-            sys.stderr.flush()
-            os._exit(INTERRUPTED)
-        raise
-
-
-def _prepare_jax() -> None:
-    """float64, and a cache of compiled programs, which saves most of the time of a second run."""
-    import jax
-
-    jax.config.update("jax_enable_x64", True)
-    # Two runs at once may meet in the cache, one reading what the other has half written; JAX then compiles.
-    warnings.filterwarnings("ignore", message="Error (reading|writing) persistent compilation cache entry")
-    if jax.config.jax_compilation_cache_dir is not None or "JAX_COMPILATION_CACHE_DIR" in os.environ:  # pyright: ignore[reportAttributeAccessIssue]
-        return
-    try:
-        folder = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "jaxgame"
-        folder.mkdir(parents=True, exist_ok=True)
-    except (OSError, RuntimeError):
-        return
-    if os.access(folder, os.W_OK):
-        jax.config.update("jax_compilation_cache_dir", str(folder))
-        jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.1)
-
-
-alignment.register(
-    app, SimpleNamespace(console=_console, bad_input=_bad_input, progress=_progress, prepare=_prepare_jax)
-)
+    run_command(app)

@@ -9,6 +9,8 @@ from typing import Annotated, Any
 import numpy as np
 import typer
 
+from jaxgame.shell import FAILED, INTERRUPTED, bad_input, complain, console, file_name, heed_interrupts, prepare_jax
+
 AXES = ("attractiveness", "consistency", "diversity")
 MOST = 10_000_000  # points of one axis
 
@@ -30,8 +32,6 @@ def sweep(
     out: Annotated[Path | None, typer.Option(help="The folder to write to (default results/sweep-SURVEY)")] = None,
 ) -> None:  # fmt: skip
     """Who is left out, over a grid of one or two levels: a phase diagram with its boundaries, every point certified."""
-    from jaxgame.cli import INTERRUPTED, NOT_CERTIFIED, _bad_input, _complain, _console, _file_name, _prepare_jax
-
     started = time.perf_counter()
     given = {
         name: value
@@ -47,7 +47,7 @@ def sweep(
         ).items()
         if value is not None
     }
-    _prepare_jax()
+    prepare_jax()
     from jaxgame.config import study_options
     from jaxgame.maps import boundaries
     from jaxgame.maps import sweep as solve_grid
@@ -56,7 +56,7 @@ def sweep(
     from jaxgame.report.write import write_sweep
     from jaxgame.study import game_of, load_survey
 
-    with _bad_input(ValueError, OSError):
+    with bad_input(ValueError, OSError):
         axes = dict(_axis("--x", x) for x in ([x] if y is None else [x, y]))
         if y is not None and len(axes) == 1:
             raise ValueError(f"--x and --y are both {next(iter(axes))}")
@@ -68,7 +68,7 @@ def sweep(
         for name, least in (("attractiveness", 0.0), ("consistency", 0.0)):
             if name in axes and axes[name][0] < least:
                 raise ValueError(f"{name} begins at {axes[name][0]:g}, expected at least {least:g}")
-        folder = Path("results") / f"sweep-{_file_name(people.name)}" if out is None else out
+        folder = Path("results") / f"sweep-{file_name(people.name)}" if out is None else out
 
         def build(**levels: Any) -> Any:
             return base.replace(**levels)
@@ -77,15 +77,16 @@ def sweep(
             found = solve_grid(
                 build, axes, tolerance=tolerance, starts=starts, groups=people.groups, out=folder, progress=True
             )
+            heed_interrupts()
         except KeyboardInterrupt:
-            _complain(f"interrupted; the same command goes on from what is in {folder}")
+            complain(f"interrupted; the same command goes on from what is in {folder}")
             raise typer.Exit(INTERRUPTED) from None
         edges = boundaries(build, found) if len(axes) == 2 else None
         with staged(folder) as unfinished:
             write_sweep(found, edges, options, people, unfinished)
-    show_sweep(_console(), found, folder, time.perf_counter() - started)
+    show_sweep(console(), found, folder, time.perf_counter() - started)
     if not found.converged.all():
-        raise typer.Exit(NOT_CERTIFIED)
+        raise typer.Exit(FAILED)
 
 
 def _axis(flag: str, text: str) -> tuple[str, np.ndarray]:

@@ -176,6 +176,29 @@ def test_interrupt_from_outside(tmp_path):
     assert not (tmp_path / "out").exists()
 
 
+def test_an_interrupt_lost_in_a_finalizer_still_ends_it(tmp_path):
+    code = """if True:
+        import signal, sys
+        import jaxgame.study
+        from jaxgame.cli import command
+        class Losing:
+            def __del__(self):
+                signal.raise_signal(signal.SIGINT)
+        def run(options, people, begin):
+            Losing()
+            begin("solving")
+            print("went on")
+        jaxgame.study.run = run
+        sys.unraisablehook = lambda *_: print("lost")
+        command()
+    """
+    command = [sys.executable, "-c", code, *SMALL, "--out", "out"]
+    environment = os.environ | {"PYTHONPATH": str(Path(jaxgame.study.__file__).parents[1])}
+    done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=120)
+    assert (done.returncode, done.stdout) == (130, "lost\n")
+    assert not (tmp_path / "out").exists()
+
+
 def test_uncertified_study_says_so(tmp_path, monkeypatch):
     monkeypatch.setattr(jaxgame.study, "COMPARED", ())  # saves compiling them for this game, too
     result = run(*SMALL, "--diversity-form", "centroid", "--diversity", "3", "--out", "out")
@@ -322,6 +345,6 @@ def test_every_solver_can_be_named():
 
 
 def test_results_are_never_written_outside_results(tmp_path):
-    from jaxgame.cli import _file_name
+    from jaxgame.shell import file_name
 
-    assert _file_name("../../etc/x") == "etc-x" and _file_name("..") == "survey" and _file_name("a b") == "a-b"
+    assert file_name("../../etc/x") == "etc-x" and file_name("..") == "survey" and file_name("a b") == "a-b"

@@ -19,6 +19,7 @@ from typing import Any
 
 import numpy as np
 
+from jaxgame import shell
 from jaxgame.alignment import society
 from jaxgame.alignment.experiment import digest
 from jaxgame.alignment.language import Tokenized, grpo, reply_law, teach
@@ -170,7 +171,7 @@ def _samples(
     return texts
 
 
-def command(options: AlignOptions, survey: Survey, folder: Path, work: Path, shell: Any) -> bool:
+def command(options: AlignOptions, survey: Survey, folder: Path, work: Path) -> bool:
     """Run it, write report.json ("jaxgame.align.smollm2", version 1) and say what came of it. Whether KL fell."""
     with shell.progress() as begin:
         real = run(options, survey, work, begin)
