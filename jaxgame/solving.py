@@ -338,21 +338,18 @@ def _found_jvp(rescue: bool, record: int, primals: tuple, tangents: tuple) -> tu
     out = _differentiable(*primals, rescue, record)
     loud = _checks.concrete(~jnp.zeros((), bool))  # no jit around this, so that an error can be raised
     game, _, _, _, _, bounds = primals
-    passes = population_implicit.corrections(game.unwrap()) if bounds is None else None
-    return out, _tangents(game, tangents[0], bounds, tangents[5], out, loud, passes)
+    return out, _tangents(game, tangents[0], bounds, tangents[5], out, loud)
 
 
-@functools.partial(jax.jit, static_argnums=(5, 6))
-def _tangents(
-    carried_game, carried_change, bounds, bounds_change, out: dict[str, Any], loud: bool, passes: int | None
-) -> dict[str, Any]:
+@functools.partial(jax.jit, static_argnums=5)
+def _tangents(carried_game, carried_change, bounds, bounds_change, out: dict[str, Any], loud: bool) -> dict[str, Any]:
     game, change, profile = carried_game.unwrap(), carried_change.unwrap(), out["profile"]
-    if passes is not None:
+    if bounds is None and is_populous(game):
         valid = jnp.where(out["converged"], jnp.ones((), profile.dtype), jnp.nan)
         solver = functools.partial(solved, loud=loud and mesh_of(game) is None)
 
         def moves(game: Any, change: Any, axis: str | None, profile: Array, valid: Array) -> tuple[Array, Array]:
-            return population_implicit.tangent(game, change, profile, valid, passes, solver, axis)
+            return population_implicit.tangent(game, change, profile, valid, solver, axis)
 
         moved, shown = on_parts(moves, (game, change), (profile,), valid)
         still = jax.tree.map(_no_tangent, out)

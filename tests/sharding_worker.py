@@ -10,8 +10,9 @@ from jax.sharding import AxisType, NamedSharding
 from jax.sharding import PartitionSpec as P
 
 import jaxgame as jg
-from jaxgame import population_implicit, solving
+from jaxgame import solving
 from jaxgame._pytree import Carried
+from jaxgame.solvers.settle import is_populous
 
 N, D = 20_000, 6
 
@@ -86,17 +87,17 @@ def derivatives():
             found = jg.solve(game)
             return found.representation[0] + 10 * found.profile[1, 2]
 
-        assert population_implicit.corrections(spread) is not None and solving.mesh_of(spread) is not None
+        assert is_populous(game) and solving.mesh_of(spread) is not None
         alone, found = jax.grad(shown)(game), jax.grad(shown)(spread)
         for one, other in zip(jax.tree.leaves(alone), jax.tree.leaves(found), strict=True):
             np.testing.assert_allclose(other, one, rtol=1e-9, atol=1e-11 * np.abs(one).max())
         direction = jax.tree.map(lambda x: np.cos(np.arange(x.size)).reshape(x.shape), game)
         one, other = (jax.jvp(shown, (x,), (direction,))[1] for x in (game, spread))
         np.testing.assert_allclose(other, one, rtol=1e-9)
-        out, passes = jg.solve(spread), population_implicit.corrections(spread)
+        out = jg.solve(spread)
         arguments = Carried.wrap(spread), Carried.wrap(spread), None, None
         fields = {key: getattr(out, key) for key in ("profile", "converged", "prices")}
-        tangents = solving._tangents.lower(*arguments, fields, False, passes)  # pyright: ignore[reportAttributeAccessIssue]
+        tangents = solving._tangents.lower(*arguments, fields, False)  # pyright: ignore[reportAttributeAccessIssue]
         sent = collectives(tangents.compile().as_text())
         assert sent and all(kind == "all-reduce" and size <= 2 * D * D for kind, size in sent), sent
 

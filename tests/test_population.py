@@ -8,7 +8,7 @@ import pytest
 import jaxgame as jg
 from jaxgame import solving
 from jaxgame.games import subsidised
-from jaxgame.solvers import population, respond, settle
+from jaxgame.solvers import faces, population, respond, settle
 from jaxgame.solvers.columns import waterfill
 from jaxgame.solvers.scale import measure
 
@@ -20,7 +20,8 @@ def small(monkeypatch):
     monkeypatch.setattr(settle, "LEAST", 64)
     monkeypatch.setattr(settle, "SHARE", 4)
     monkeypatch.setattr(population, "BLOCK_BYTES", 1)
-    monkeypatch.setattr(respond, "LOT", 40)
+    for module in (respond, faces):
+        monkeypatch.setattr(module, "LOT", 40)
     jax.clear_caches()
     yield
     jax.clear_caches()
@@ -185,7 +186,9 @@ def test_population_under_transformations(small, rng):
         "per agent, nash",
         "diagonal, wardrop",
         pytest.param("alignment, mixture, pairwise", marks=pytest.mark.slow),
-        pytest.param("scaled, others", marks=pytest.mark.slow),
+        "scaled, others",
+        pytest.param("matrices, nash", marks=pytest.mark.slow),
+        pytest.param("shared, wardrop", marks=pytest.mark.slow),
     ],
 )
 def test_population_has_a_derivative(name, small, rng):
@@ -213,6 +216,33 @@ def test_population_has_a_derivative(name, small, rng):
             return scalar([leaf + s * direction if j == k else leaf for j, leaf in enumerate(leaves)])
 
         np.testing.assert_allclose(slope, (moved(step) - moved(-step)) / (2 * step), rtol=1e-5, atol=3e-8)
+
+
+@pytest.mark.parametrize("name", ["per agent, nash", "scaled, nash"])
+def test_derivative_where_one_agent_is_large(name, small, rng):
+    """Its own share changes its curvature by as much as that is; the reference is the Jacobian of all agents."""
+    game = dict(populations(rng, 300, 4, np.float64))[name]
+    reach = np.concatenate([[0.7], np.full(299, 0.3 / 299)])
+    game = game.replace(coupling=game.coupling.replace(reach=reach, sensitivity=4.0))
+
+    def scalar(linear):
+        found = jg.solve(game.replace(linear=linear))
+        return found.representation[0] + found.profile[0, 1] + found.profile[5, 2]
+
+    found = jg.solve(game)
+    assert bool(found.converged)
+    profile = np.asarray(found.profile)
+    jacobian, on = np.asarray(game.affine().dense()), (profile > 0).reshape(-1)
+    n, n_groups = profile.shape
+    sums = np.kron(np.eye(n), np.ones((n_groups, 1)))[on]
+    face = np.block([[jacobian[np.ix_(on, on)], sums], [sums.T, np.zeros((n, n))]])
+    direction = rng.normal(size=profile.shape)
+    move = np.zeros(profile.size)
+    move[on] = np.linalg.solve(face, np.concatenate([direction.reshape(-1)[on], np.zeros(n)]))[: on.sum()]
+    move = move.reshape(profile.shape)
+    expected = (reach @ move)[0] + move[0, 1] + move[5, 2]
+    for gradient in (jax.grad(scalar), jax.jit(jax.grad(scalar))):
+        np.testing.assert_allclose((gradient(game.linear) * direction).sum(), expected, rtol=1e-8)
 
 
 def test_population_that_is_paid(small, rng):

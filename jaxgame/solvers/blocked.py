@@ -13,10 +13,15 @@ from jax import Array, lax
 def summed(function: Callable[[Any], Array], agents: Any, size: int) -> Array:
     """The sum of `function` over blocks of `size` agents, of which it returns the sum itself."""
     n = _count(agents)
-    rest = function(jax.tree.map(lambda x: x[n - n % size :], agents))
-    if n < size:
-        return rest
-    return lax.fori_loop(0, n // size, lambda k, total: total + function(_block(agents, k * size, size)), rest)
+    if n <= size:
+        return function(agents)
+
+    def block(start: Array | int) -> Array:
+        return function(_block(agents, start, size))
+
+    first = function(jax.tree.map(lambda x: x[n - n % size :], agents)) if n % size else block(n - size)
+    whole = n // size if n % size else n // size - 1
+    return lax.fori_loop(0, whole, lambda k, total: total + block(k * size), first)
 
 
 def mapped(function: Callable[[Any], Any], agents: Any, size: int) -> Any:
@@ -40,5 +45,5 @@ def _count(agents: Any) -> int:
     return jax.tree.leaves(agents)[0].shape[0]
 
 
-def _block(agents: Any, start: Array, size: int) -> Any:
+def _block(agents: Any, start: Array | int, size: int) -> Any:
     return jax.tree.map(lambda x: lax.dynamic_slice_in_dim(x, start, size), agents)

@@ -8,7 +8,6 @@ of the aggregate adds to its curvature is small where agents are many: taken fro
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
@@ -19,11 +18,12 @@ from jaxgame._pytree import pytree
 from jaxgame.games.affine import Blocks
 from jaxgame.games.members import Members
 from jaxgame.solvers.columns import over_groups, waterfill
+from jaxgame.solvers.faces import LOT, Product, advance, inner, product
 
 FACE_STEPS = 4  # of conjugate gradients in a round: the face may be the wrong one
 ROUNDS = 60  # of one block; an agent that has not settled by then shows in the error
 ROUNDING = 4  # units of it
-LOT, SHRINK = 512, 8  # agents that go together, and which part of them goes on with those of other lots
+SHRINK = 8  # which part of a lot goes on with those of other lots
 
 
 @pytree()
@@ -122,13 +122,7 @@ class _Trial:
 def _settled(members: Members, linear: Array, start: Array, tol: Array, few: int) -> tuple[Response, Array]:
     """Rounds until no more than `few` agents are late; and who they are."""
     blocks = members.curvature
-    size = majoriser(blocks, linear.shape[1])
-
-    def product(mixture: Array) -> Array:
-        out = blocks.diagonal.T * mixture
-        for coefficient, matrix in blocks.terms:
-            out = out + coefficient[None] * (matrix @ mixture)
-        return out if blocks.dense is None else out + jnp.einsum("bde,eb->db", blocks.dense, mixture)
+    size, apply = majoriser(blocks, linear.shape[1]), product(blocks)
 
     def target(mixture: Array) -> Array:
         """The linear part, less what the agent's own share of the aggregate costs."""
@@ -139,10 +133,11 @@ def _settled(members: Members, linear: Array, start: Array, tol: Array, few: int
     def stepped(mixture: Array, image: Array) -> _Trial:
         slope = target(mixture) - image
         ahead, _, _ = waterfill(slope + size[None] * mixture, size[None])
-        moved = jnp.sqrt(over_groups(jnp.add, [x * x for x in ahead - mixture]))
+        step = ahead - mixture
+        away = jnp.sqrt(inner(step, step))
         range_ = over_groups(jnp.maximum, slope) - over_groups(jnp.minimum, slope)
-        gap = moved * (2**0.5 * size + slope.shape[0] ** 0.5 * range_)
-        return _Trial(ahead, product(ahead), moved, gap)
+        gap = away * (2**0.5 * size + slope.shape[0] ** 0.5 * range_)
+        return _Trial(ahead, apply(ahead), away, gap)
 
     # Below that there is nothing but rounding.
     range_ = over_groups(jnp.maximum, linear) - over_groups(jnp.minimum, linear)
@@ -156,56 +151,28 @@ def _settled(members: Members, linear: Array, start: Array, tol: Array, few: int
 
     def again(carry: tuple[_Trial, Array]) -> tuple[_Trial, Array]:
         now, k = carry
-        return stepped(*_improved(product, target(now.mixture), now.mixture, now.image, steps)), k + 1
+        return stepped(*_improved(apply, target(now.mixture), now.mixture, now.image, steps)), k + 1
 
-    now, _ = lax.while_loop(unsettled, again, (stepped(start, product(start)), jnp.zeros((), int)))
+    now, _ = lax.while_loop(unsettled, again, (stepped(start, apply(start)), jnp.zeros((), int)))
     return Response(now.mixture, now.moved, jnp.zeros_like(now.moved), now.gap), now.moved > tol
 
 
-def _improved(
-    product: Callable[[Array], Array], linear: Array, mixture: Array, image: Array, steps: int
-) -> tuple[Array, Array]:
+def _improved(apply: Product, linear: Array, mixture: Array, image: Array, steps: int) -> tuple[Array, Array]:
     """A mixture that is better than another by some conjugate gradients on its face, and its image.
 
     As far as the first weight that reaches zero, or to the end and back to the simplex: what is worth more.
     """
-    move = _on_face(product, linear - image, mixture, steps)
-    bent = product(move)
+    move = advance(apply, linear - image, mixture, steps)
+    bent = apply(move)
     short = [jnp.where(m < -w, w / jnp.where(m < -w, -m, 1), 1) for m, w in zip(move, mixture, strict=True)]
     length = over_groups(jnp.minimum, short)[None]
     near, near_image = mixture + length * move, image + length * bent
     far = jnp.maximum(mixture + move, 0)
     far = far * (1 / over_groups(jnp.add, far))[None]
-    far_image = product(far)
+    far_image = apply(far)
     gain = far * (linear - far_image / 2) - near * (linear - near_image / 2)
     better = over_groups(jnp.add, list(gain))[None] > 0
     return jnp.where(better, far, near), jnp.where(better, far_image, near_image)
-
-
-def _on_face(product: Callable[[Array], Array], slope: Array, mixture: Array, steps: int) -> Array:
-    """The move from a mixture towards the best point of its face's plane, by so many conjugate gradients."""
-    on = jnp.where(mixture > 0, jnp.ones_like(mixture), 0)
-    count = over_groups(jnp.add, on)
-
-    def inner(x: Array, y: Array) -> Array:
-        return over_groups(jnp.add, [a * b for a, b in zip(x, y, strict=True)])
-
-    def tangent(x: Array) -> Array:
-        return on * (x - (inner(x, on) / count)[None])
-
-    def step(_: Array, carry: tuple[Array, ...]) -> tuple[Array, ...]:
-        move, left, ahead, square = carry
-        image = product(ahead)
-        bend = inner(ahead, image)
-        length = (jnp.where(bend > 0, square, 0) / jnp.where(bend > 0, bend, 1))[None]
-        left = left - length * tangent(image)
-        new = inner(left, left)
-        onward = left + (new / jnp.where(square > 0, square, 1))[None] * ahead
-        return move + length * ahead, left, onward, new
-
-    left = tangent(slope)
-    begin = jnp.zeros_like(mixture), left, left, inner(left, left)
-    return lax.fori_loop(0, steps, step, begin, unroll=steps <= FACE_STEPS)[0]
 
 
 def majoriser(blocks: Blocks, n: int) -> Array:

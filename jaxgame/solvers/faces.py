@@ -1,0 +1,105 @@
+"""Conjugate gradients on the faces of many agents at once, agents last in memory (theory §3.4, §7).
+
+On its face an agent's own curvature is positive definite between mixtures; conjugate gradients end after as many steps
+as the face has groups, but for rounding.
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable
+
+import jax.numpy as jnp
+from jax import Array, lax
+
+from jaxgame.games.affine import Blocks
+from jaxgame.solvers.columns import over_groups
+
+Product = Callable[[Array], Array]
+LOT = 512  # agents that go together: measured, benchmarks/README.md
+PATIENCE = 10  # steps a group, after which a solution counts as not found
+
+
+def product(blocks: Blocks) -> Product:
+    """w (D, b) ↦ M_i w_i, (D, b)."""
+
+    def apply(mixture: Array) -> Array:
+        out = blocks.diagonal.T * mixture
+        for coefficient, matrix in blocks.terms:
+            out = out + coefficient[None] * (matrix @ mixture)
+        return out if blocks.dense is None else out + jnp.einsum("bde,eb->db", blocks.dense, mixture)
+
+    return apply
+
+
+def inner(x: Array, y: Array) -> Array:
+    """Of columns, (b,)."""
+    return over_groups(jnp.add, [a * b for a, b in zip(x, y, strict=True)])
+
+
+def projection(mixture: Array) -> Product:
+    """x (D, b) ↦ its part that is tangent to the faces of mixtures."""
+    on = jnp.where(mixture > 0, jnp.ones_like(mixture), 0)
+    count = over_groups(jnp.add, on)
+    return lambda x: on * (x - (inner(x, on) / count)[None])
+
+
+def advance(apply: Product, slope: Array, mixture: Array, steps: int) -> Array:
+    """The move (D, b) from mixtures towards the best points of their faces' planes, by so many steps."""
+    tangent = projection(mixture)
+    step = functools.partial(_step, apply, tangent)
+    begin = _begin(tangent(slope))
+    return lax.fori_loop(0, steps, lambda _, carry: step(carry), begin, unroll=steps <= 4)[0]
+
+
+def conjugate(blocks: Blocks, rhs: Array, mixture: Array) -> Array:
+    """x (D, b), tangent to the faces of mixtures, with M_i x_i = rhs_i but for what is normal to them, M_i symmetric.
+
+    NaN for an agent for which it is not found.
+    """
+    count = rhs.shape[1]
+    if count <= LOT:
+        return _to_rounding(blocks, rhs, mixture)
+
+    def lot(k: Array, out: Array) -> Array:
+        # The last lot overlaps the one before.
+        first = jnp.minimum(k * LOT, count - LOT)
+        part = functools.partial(lax.dynamic_slice_in_dim, start_index=first, slice_size=LOT)
+        new = _to_rounding(blocks.rows(part), part(rhs, axis=1), part(mixture, axis=1))
+        return lax.dynamic_update_slice_in_dim(out, new, first, 1)
+
+    return lax.fori_loop(0, -(-count // LOT), lot, jnp.zeros_like(rhs))
+
+
+def _to_rounding(blocks: Blocks, rhs: Array, mixture: Array) -> Array:
+    tangent = projection(mixture)
+    step = functools.partial(_step, product(blocks), tangent)
+    eps = jnp.finfo(rhs.dtype).eps
+    least = eps**2 * inner(rhs, rhs)
+    most = PATIENCE * rhs.shape[0]
+
+    def unfinished(carry: tuple[tuple[Array, ...], Array]) -> Array:
+        (_, _, _, square), k = carry
+        return (square > least).any() & (k < most)
+
+    def again(carry: tuple[tuple[Array, ...], Array]) -> tuple[tuple[Array, ...], Array]:
+        return step(step(carry[0])), carry[1] + 2
+
+    (x, _, _, square), _ = lax.while_loop(unfinished, again, (_begin(tangent(rhs)), jnp.zeros((), int)))
+    return jnp.where(square <= least / eps, x, jnp.nan)
+
+
+def _begin(left: Array) -> tuple[Array, Array, Array, Array]:
+    return jnp.zeros_like(left), left, left, inner(left, left)
+
+
+def _step(apply: Product, tangent: Product, carry: tuple[Array, ...]) -> tuple[Array, ...]:
+    """Of the solution so far, what it leaves, the direction ahead, and the square of what it leaves."""
+    found, left, ahead, square = carry
+    image = apply(ahead)
+    bend = inner(ahead, image)
+    length = (jnp.where(bend > 0, square, 0) / jnp.where(bend > 0, bend, 1))[None]
+    left = left - length * tangent(image)
+    new = inner(left, left)
+    onward = left + (new / jnp.where(square > 0, square, 1))[None] * ahead
+    return found + length * ahead, left, onward, new
