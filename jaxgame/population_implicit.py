@@ -4,8 +4,8 @@ At fixed faces dw_i = G_i (dg_i − sensitivity_i B dS), G_i the agent's own res
 dg_i what changes in its marginals besides S; dS = Σ (weight_i dw_i + dweight_i w_i) is a system of D equations. Nothing
 but tangents that are asked for is as large as the population.
 
-Transpositions are plain here, unlike in `columns`: under a transposed scan XLA's CPU compiler (jax 0.10.2) lays out
-wrongly what a layout constraint asks for, and the numbers come out wrong.
+Agents are rows here, unlike in `columns`: of what is handed on, formulas need row sums alone. And under a transposed
+scan XLA's CPU compiler (jax 0.10.2) lays out wrongly what a layout constraint asks for: the numbers come out wrong.
 """
 
 from __future__ import annotations
@@ -23,7 +23,6 @@ from jaxgame.games.affine import averaged
 from jaxgame.games.members import Members
 from jaxgame.implicit import Linear, Solver
 from jaxgame.solvers import krylov
-from jaxgame.solvers.faces import product
 from jaxgame.solvers.parts import largest, total
 from jaxgame.solvers.population import block_size
 from jaxgame.solvers.reply import own_part, reply, to_aggregate
@@ -39,34 +38,36 @@ def tangent(
     which the agents are spread, where the game and its change are a `Part` each.
     """
     members, changes = jax.jvp(lambda game: game.members(lambda x: x), (game,), (change,))
-    aggregate = total(averaged(members.weight, profile), axis)
-    size = _even(profile.shape[0], block_size(profile.shape[0], profile.shape[1], profile.dtype))
-    blocks = functools.partial(_over_blocks, members, profile, size)
-    responses, shares = total(_replies(members, profile, size), axis)
+    n, n_groups = profile.shape
+    blocks = functools.partial(_over_blocks, members, profile, _even(n, block_size(n, n_groups, profile.dtype)))
+    zero, square = jnp.zeros(n_groups, profile.dtype), jnp.zeros((n_groups, n_groups), profile.dtype)
 
-    @jax.checkpoint
-    def alone(here: Members, moved: Members, mixture: Array) -> tuple[Array, Array]:
+    def replies(here: Members, _: None, mixture: Array) -> tuple[tuple[Array, Array, Array], None]:
+        """S, Σ weight_i sensitivity_i G_i and Σ reach_i sensitivity_i G_i."""
+        first = to_aggregate(here, mixture, here.weight)
+        other = first if here.reach is None else to_aggregate(here, mixture, here.reach)
+        return (averaged(here.weight, mixture), first, other), None
+
+    aggregate, responses, shares = total(blocks(None, replies, (zero, square, square))[0], axis)
+
+    def alone(here: Members, moved: Members, mixture: Array) -> tuple[tuple[Array, Array], None]:
         """What a block adds to dS, and to the change of the representation, with S as it is."""
         move = valid * _moved(here, moved, mixture, aggregate, jnp.zeros_like(aggregate))
-        to_aggregate = move @ here.weight + mixture @ moved.weight
+        more = here.weight @ move + moved.weight @ mixture
         if here.reach is None or moved.reach is None:
-            return to_aggregate, to_aggregate
-        return to_aggregate, move @ here.reach + mixture @ moved.reach
+            return (more, more), None
+        return (more, here.reach @ move + moved.reach @ mixture), None
 
-    def add(sums: tuple, part: tuple) -> tuple[tuple, None]:
-        return jax.tree.map(jnp.add, sums, part), None
-
-    zero = jnp.zeros_like(aggregate)
-    raised, shown = total(blocks(changes, alone, add, (zero, zero))[0], axis)
+    raised, shown = total(blocks(changes, alone, (zero, zero))[0], axis)
 
     def answered(x: Array) -> tuple[Array, Array]:
         """Σ weight_i and Σ reach_i of what agents answer to a change x of B S, one by one."""
 
-        def block(here: Members, _: None, mixture: Array) -> tuple[Array, Array]:
-            move = reply(here, here.sensitivity[None] * x[:, None], mixture)
-            return move @ here.weight, move @ (here.weight if here.reach is None else here.reach)
+        def block(here: Members, _: None, mixture: Array) -> tuple[tuple[Array, Array], None]:
+            move = reply(here, here.sensitivity[:, None] * x[None], mixture)
+            return (here.weight @ move, (here.weight if here.reach is None else here.reach) @ move), None
 
-        return total(blocks(None, block, add, (zero, zero))[0], axis)
+        return total(blocks(None, block, (zero, zero))[0], axis)
 
     def known(x: Array) -> tuple[Array, Array]:
         """The same, as far as responses are known."""
@@ -90,12 +91,10 @@ def tangent(
     felt = (members.B * shift[None]).sum(1) + changes.B @ aggregate
     shown = shift if members.reach is None else shown - answer(felt)[1]
 
-    @jax.checkpoint
-    def everyone(here: Members, moved: Members, mixture: Array) -> Array:
-        return (valid * _moved(here, moved, mixture, aggregate, felt)).T
+    def everyone(here: Members, moved: Members, mixture: Array) -> tuple[tuple[()], Array]:
+        return (), valid * _moved(here, moved, mixture, aggregate, felt)
 
-    _, moves = blocks(changes, everyone, lambda carry, part: (carry, part), None)
-    return moves, shown
+    return blocks(changes, everyone, ())[1], shown
 
 
 def _near(inverse: Array, exact: Array | None) -> Solver:
@@ -119,39 +118,24 @@ def _even(n: int, size: int) -> int:
 
 
 def _moved(here: Members, moved: Members, mixture: Array, aggregate: Array, felt: Array) -> Array:
-    """dw (D, b) of a block: its own changes, and `felt` = d(B S) (D,) besides."""
+    """dw (b, D) of a block: its own changes, and `felt` = d(B S) (D,) besides."""
 
     def slope(part: Members) -> Array:
         met = (here.B * aggregate[None]).sum(1)
-        return part.linear.T - product(part.affine().own)(mixture) - part.sensitivity[None] * met[:, None]
+        return part.linear - part.affine().own.apply(mixture) - part.sensitivity[:, None] * met[None]
 
     _, changed = jax.jvp(slope, (here,), (moved,))
-    return reply(here, changed - here.sensitivity[None] * felt[:, None], mixture)
-
-
-def _replies(members: Members, profile: Array, size: int) -> tuple[Array, Array]:
-    """Σ weight_i sensitivity_i G_i and Σ reach_i sensitivity_i G_i, (D, D)."""
-    n, n_groups = profile.shape
-
-    def block(k: Array, sums: tuple[Array, Array]) -> tuple[Array, Array]:
-        start = jnp.minimum(k * size, n - size)
-        fresh = start + jnp.arange(size) >= k * size
-        rows = functools.partial(lax.dynamic_slice_in_dim, start_index=start, slice_size=size)
-        here, mixture = members.rows(rows), rows(profile)
-        weights = [here.weight] if here.reach is None else [here.weight, here.reach]
-        more = [to_aggregate(here, mixture, jnp.where(fresh, weight, 0)) for weight in weights]
-        return sums[0] + more[0], sums[1] + more[-1]
-
-    zero = jnp.zeros((n_groups, n_groups), profile.dtype)
-    return lax.fori_loop(0, -(-n // size), block, (zero, zero))
+    return reply(here, changed - here.sensitivity[:, None] * felt[None], mixture)
 
 
 def _over_blocks(
-    members: Members, profile: Array, size: int, changes: Members | None, function: Any, join: Any, start: Any
+    members: Members, profile: Array, size: int, changes: Members | None, function: Any, start: Any
 ) -> tuple[Any, Any]:
-    """Fold `join` over function(members, their changes, mixtures (D, b)) of all blocks; what it hands out is stacked.
+    """function(members, their changes, mixtures (b, D)) of all blocks -> (what is added up, from `start` on; what is
+    stacked).
 
-    Changes travel as scanned arrays, whose transpose is in place; the rest is looked up.
+    Changes travel as scanned arrays, whose transpose is in place. The rest is looked up, and for the way back looked up
+    again: what is known of a block would be kept otherwise, and that is the population once more.
     """
     n = profile.shape[0]
     whole = n // size * size
@@ -159,19 +143,22 @@ def _over_blocks(
     if changes is not None:
         changes.rows(lambda x: moving.append(x) or x)
 
-    def part(k: Array, count: int, moved: list[Array]) -> Any:
+    @functools.partial(jax.checkpoint, static_argnums=1)
+    def part(k: Array, count: int, moved: list[Array]) -> tuple[Any, Any]:
         rows = functools.partial(lax.dynamic_slice_in_dim, start_index=k, slice_size=count)
         left = iter(moved)
         change = None if changes is None else changes.rows(lambda _: next(left))
-        return function(members.rows(rows), change, rows(profile).T)
+        return function(members.rows(rows), change, rows(profile))
 
-    def step(carry: Any, scanned: tuple[Array, list[Array]]) -> tuple[Any, Any]:
-        return join(carry, part(scanned[0], size, scanned[1]))
+    def add(sums: Any, scanned: tuple[Array, list[Array]]) -> tuple[Any, Any]:
+        more, out = part(scanned[0], size, scanned[1])
+        return jax.tree.map(jnp.add, sums, more), out
 
     stacked = [x[:whole].reshape(-1, size, *x.shape[1:]) for x in moving]
-    carry, out = lax.scan(step, start, (jnp.arange(0, whole, size), stacked))
+    sums, out = lax.scan(add, start, (jnp.arange(0, whole, size), stacked))
     out = None if out is None else out.reshape(whole, -1)
     if whole < n:
-        carry, rest = join(carry, part(jnp.asarray(whole), n - whole, [x[whole:] for x in moving]))
+        more, rest = part(jnp.asarray(whole), n - whole, [x[whole:] for x in moving])
+        sums = jax.tree.map(jnp.add, sums, more)
         out = None if out is None else jnp.concatenate([out, rest])
-    return carry, out
+    return sums, out

@@ -47,11 +47,11 @@ def folded(op: Callable[[Array, Array], Array], x: Array) -> Array:
     return x[0]
 
 
-def waterfill(linear: Array, curvature: Array) -> tuple[Array, Array, Array]:
+def waterfill(linear: Array, curvature: Array, height: Array | None = None) -> tuple[Array, Array, Array]:
     """Maximisers (D, b) of b·w − Σ_d h_d w_d² / 2 on the simplex, for b (D, b) and h > 0 (D or 1, b or 1).
 
     With how far (b,) their sums were from 1 before they were scaled to it, and the height (b,) of the best group above
-    the level. NaN for an agent with a NaN, or with h = 0.
+    the level. NaN for an agent with a NaN, or with h = 0. height: near that one, for a start.
     """
     x = linear - over_groups(jnp.maximum, linear)[None]
     alike = curvature.shape[0] == 1
@@ -67,10 +67,14 @@ def waterfill(linear: Array, curvature: Array) -> tuple[Array, Array, Array]:
         slope = [jnp.where(row > level, jnp.ones_like(row) if w is None else w, 0) for row, w in rows]
         return (over_groups(jnp.add, mass) - most) / over_groups(jnp.add, slope)
 
-    # The highest level at which one group alone is filled.
-    before = -most if u is None else over_groups(jnp.maximum, [row - hd for row, hd in zip(x, h, strict=True)])
+    if height is not None:
+        before = raised(-height)  # from wherever, the first step leads below the root
+    elif u is None:
+        before = -most  # the highest level at which one group alone is filled
+    else:
+        before = over_groups(jnp.maximum, [row - hd for row, hd in zip(x, h, strict=True)])
     level = raised(before)
-    for _ in range(STEPS - 1):
+    for _ in range(STEPS - 1 if height is None else 0):
         before, level = level, raised(level)
 
     def unsettled(carry: tuple[Array, Array, Array]) -> Array:

@@ -1,13 +1,13 @@
-"""How best responses move with marginals, at fixed faces (theory §7): dw_i = G_i dg_i, agents last in memory.
+"""How best responses move with marginals, at fixed faces (theory §7): dw_i = G_i dg_i, rows of (b, D).
 
 G_i is the inverse, on the tangent of agent i's face, of its curvature and of what its own share of the aggregate adds.
 Diagonal curvature: a formula, and corrections for the own share, or conjugate gradients where an agent is too large for
-them. Matrices: conjugate gradients, and corrections for what is not symmetric in the own share.
+them. Matrices: conjugate gradients, and corrections for what is not symmetric in the own share. Rows are summed by
+products with a vector of ones: XLA reduces a short last axis far more slowly.
 """
 
 from __future__ import annotations
 
-import functools
 from collections.abc import Callable
 
 import jax.numpy as jnp
@@ -15,73 +15,84 @@ from jax import Array, lax
 
 from jaxgame.games.affine import Aggregate, Blocks
 from jaxgame.games.members import Members
-from jaxgame.solvers.columns import over_groups, tree
-from jaxgame.solvers.faces import conjugate, inner, product
+from jaxgame.solvers.faces import conjugate
 from jaxgame.solvers.own_blocks import own_blocks
 from jaxgame.solvers.respond import is_closed
 
+MODEST = 0.1  # the `own_part` up to which corrections converge fast
 ROUNDS = 60  # of corrections, after which a reply counts as not found
 
 
 def reply(members: Members, change: Array, mixture: Array) -> Array:
-    """G_i applied to changes of the marginals (D, b), at mixtures (D, b).
+    """G_i applied to changes of the marginals (b, D), at mixtures (b, D).
 
     Linear in the changes, for transposition as well. NaN for an agent for which it is not found.
     """
-    apply, on = product(members.affine().own), jnp.where(mixture > 0, jnp.ones_like(mixture), 0)
-    count = tree(jnp.add, on)
+    if is_closed(members) and members.own is None:
+        return _found(members, change, mixture)
+    apply, on = members.affine().own.apply, jnp.where(mixture > 0, jnp.ones_like(mixture), 0)
+    share = 1 / _sums(on)
 
     def tangent(x: Array) -> Array:
-        """As `projection`, whose sums JAX does not know to be linear."""
-        return on * (x - (tree(jnp.add, on * x) / count)[None])
+        return on * (x - (share * _sums(on * x))[:, None])
 
     def operator(x: Array) -> Array:
         along = tangent(x)
         return tangent(apply(along)) + (x - along)
 
     def solver(members: Members) -> Callable:
-        return lambda _, rhs: _found(members, tangent(rhs), mixture) + (rhs - tangent(rhs))
+        return lambda _, rhs: _found(members, rhs, mixture)
 
     turned = members if members.matrix is None else members.replace(matrix=members.matrix.T)
-    found = lax.custom_linear_solve(operator, tangent(change), solver(members), solver(turned))
-    return tangent(found)
+    return lax.custom_linear_solve(operator, tangent(change), solver(members), solver(turned))
+
+
+def _sums(x: Array) -> Array:
+    return x @ jnp.ones(x.shape[1], x.dtype)
 
 
 def _found(members: Members, rhs: Array, mixture: Array) -> Array:
     if not is_closed(members):
         return _thorough(members, rhs, mixture)
     u = _slopes(members, mixture)
-    mass = tree(jnp.add, u)
+    share = 1 / _sums(u)
 
     def alone(rhs: Array) -> Array:
-        return u * (rhs - (tree(jnp.add, u * rhs) / mass)[None])
+        return u * (rhs - (share * _sums(u * rhs))[:, None])
 
     if members.own is None or members.matrix is None:
         return alone(rhs)
-    quick, settled = _corrected(alone, rhs, members.own, members.matrix)
-    return lax.cond(settled.all(), lambda: quick, lambda: _thorough(members, rhs, mixture))
+    own, matrix, size = members.own[:, None], members.matrix, own_part(members)
+    few = jnp.ceil(jnp.log(jnp.finfo(size.dtype).eps) / jnp.log(jnp.clip(size, jnp.finfo(size.dtype).tiny, MODEST)))
+
+    def quick() -> Array:
+        return lax.fori_loop(1, few.astype(int), lambda _, x: alone(rhs - own * (x @ matrix.T)), alone(rhs))
+
+    return lax.cond(size <= MODEST, quick, lambda: _thorough(members, rhs, mixture))
 
 
 def _thorough(members: Members, rhs: Array, mixture: Array) -> Array:
-    blocks = members.curvature
-    if members.own is None or members.matrix is None:
-        return conjugate(blocks, rhs, mixture)
-    even, odd = (members.matrix + members.matrix.T) / 2, (members.matrix - members.matrix.T) / 2
-    alone = functools.partial(
-        conjugate, Blocks(blocks.diagonal, (*blocks.terms, (members.own, even)), blocks.dense), mixture=mixture
-    )
-    found, settled = _corrected(alone, rhs, members.own, odd)
-    return jnp.where(settled, found, jnp.nan)
+    blocks, own, matrix = members.curvature, members.own, members.matrix
+
+    def alone(rhs: Array) -> Array:
+        return conjugate(blocks, rhs.T, mixture.T).T
+
+    if own is None or matrix is None:
+        return alone(rhs)
+    even, odd = (matrix + matrix.T) / 2, (matrix - matrix.T) / 2
+    blocks = Blocks(blocks.diagonal, (*blocks.terms, (own, even)), blocks.dense)
+    found, settled = _corrected(alone, rhs, own, odd)
+    return jnp.where(settled[:, None], found, jnp.nan)
 
 
 def _corrected(alone: Callable[[Array], Array], rhs: Array, own: Array, matrix: Array) -> tuple[Array, Array]:
     """x = alone(rhs − own O x), and which agents (b,) have settled."""
-    least = jnp.finfo(rhs.dtype).eps ** 2 * inner(rhs, rhs)
+    least = jnp.finfo(rhs.dtype).eps ** 2 * _sums(rhs * rhs)
 
     def missing(x: Array, counted: Array) -> tuple[Array, Array]:
-        felt = own[None] * (matrix @ x)
+        felt = own[:, None] * (x @ matrix.T)
         off = felt - counted
-        return felt, ~(inner(off, off) > least)
+        return felt, ~(_sums(off * off) > least)
 
     def again(carry: tuple[Array, Array, Array, Array]) -> tuple[Array, Array, Array, Array]:
         _, felt, _, k = carry
@@ -95,7 +106,7 @@ def _corrected(alone: Callable[[Array], Array], rhs: Array, own: Array, matrix: 
 
 
 def _slopes(members: Members, mixture: Array) -> Array:
-    return jnp.where(mixture > 0, 1 / jnp.broadcast_to(members.curvature.diagonal.T, mixture.shape), 0)
+    return jnp.where(mixture > 0, 1 / jnp.broadcast_to(members.curvature.diagonal, mixture.shape), 0)
 
 
 def own_part(members: Members) -> Array:
@@ -113,16 +124,15 @@ def to_aggregate(members: Members, mixture: Array, weight: Array) -> Array:
         n_groups = mixture.shape[1]
         every = Aggregate(members.sensitivity, jnp.eye(n_groups, dtype=mixture.dtype), weight, None, members.held, None)
         return own_blocks(members.affine(), jnp.zeros_like(mixture), mixture > 0).to_aggregate(every)
-    u = _slopes(members, mixture.T)
-    share = 1 / over_groups(jnp.add, u)
+    u = _slopes(members, mixture)
+    share = 1 / _sums(u)
     strength = weight * members.sensitivity
-    out = jnp.diag((strength[None] * u).sum(1)) - ((strength * share)[None] * u) @ u.T
+    out, rows = jnp.diag(strength @ u), (strength * share)[:, None] * u
     if members.own is None or members.matrix is None:
-        return out
+        return out - rows.T @ u
     # G less G own O G, with G = diag(u) − u uᵀ / Σ u.
-    strength = strength * members.own
-    ahead, back = members.matrix @ u, members.matrix.T @ u
-    level = inner(u, ahead) * share
-    rows = (strength * share)[None] * u
-    first = members.matrix * ((strength[None] * u) @ u.T)
-    return out - (first - (rows * (ahead - level[None])) @ u.T - rows @ (u * back).T)
+    own, matrix = members.own[:, None], members.matrix
+    ahead, back = own * (u @ matrix.T), own * (u @ matrix)
+    level = share * _sums(u * ahead)
+    straight = matrix * (((strength[:, None] * own) * u).T @ u)
+    return out - straight + (rows * (ahead - level[:, None] - 1)).T @ u + rows.T @ (u * back)

@@ -59,12 +59,12 @@ def _closed(members: Members, linear: Array, tol: Array) -> Response:
     h = members.curvature.diagonal.T
     most = over_groups(jnp.maximum, h)
 
-    def once(linear: Array) -> Response:
+    def once(linear: Array, height: Array | None = None) -> tuple[Response, Array]:
         # Scaled to the sum 1, a mixture responds exactly to marginals that differ by off · h w.
-        mixture, off, height = waterfill(linear, h)
-        return Response(mixture, jnp.zeros_like(off), off * most, 2 * off * height)
+        mixture, off, height = waterfill(linear, h, height)
+        return Response(mixture, jnp.zeros_like(off), off * most, 2 * off * height), height
 
-    found = once(linear)
+    found, height = once(linear)
     if members.own is None or members.matrix is None:
         return found
     own, matrix = members.own, members.matrix
@@ -73,16 +73,17 @@ def _closed(members: Members, linear: Array, tol: Array) -> Response:
     # A marginal that is wrong by δ moves an entry of the response by at most 2 δ / h.
     reply = 2 * felt / h.min(0)
 
-    def unsettled(carry: tuple[Response, Array, Array]) -> Array:
-        _, moved, k = carry
+    def unsettled(carry: tuple[Response, Array, Array, Array]) -> Array:
+        *_, moved, k = carry
         return (reply * moved > tol).any() & (k < ROUNDS)
 
-    def again(carry: tuple[Response, Array, Array]) -> tuple[Response, Array, Array]:
-        now, _, k = carry
-        new = once(linear - own[None] * (matrix @ now.mixture))
-        return new, over_groups(jnp.add, jnp.abs(new.mixture - now.mixture)), k + 1
+    def again(carry: tuple[Response, Array, Array, Array]) -> tuple[Response, Array, Array, Array]:
+        now, height, _, k = carry
+        new, height = once(linear - own[None] * (matrix @ now.mixture), height)
+        return new, height, over_groups(jnp.add, jnp.abs(new.mixture - now.mixture)), k + 1
 
-    found, moved, _ = lax.while_loop(unsettled, again, (found, jnp.ones_like(reply), jnp.zeros((), int)))
+    begin = found, height, jnp.ones_like(reply), jnp.zeros((), int)
+    found, _, moved, _ = lax.while_loop(unsettled, again, begin)
     return Response(found.mixture, found.error, found.slip + felt * moved, found.gap + felt * moved)
 
 
