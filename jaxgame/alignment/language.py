@@ -120,16 +120,23 @@ def grpo(
     folder: Path,
     seed: int = 0,
     adapter: Any = None,
+    report: Callable[[str], None] = lambda line: None,
 ) -> tuple[Any, list[dict[str, float]]]:
     """The model in the folder `start`, aligned by TRL's GRPO with the reward; and what the trainer logged.
 
     generations: completions a prompt, `batch` of them in all a step, of at most `length` tokens. adapter: a LoraConfig,
-    to train that alone. folder: for what the trainer writes. ValueError if a reward or loss is not finite.
+    to train that alone. folder: for what the trainer writes. report: is told of each step. ValueError if a reward or
+    loss is not finite.
     """
     os.environ.setdefault("HF_HUB_OFFLINE", "1")
     from datasets import Dataset
-    from transformers import AutoModelForCausalLM
+    from transformers import AutoModelForCausalLM, PrinterCallback, TrainerCallback
     from trl import GRPOConfig, GRPOTrainer
+
+    class Reporting(TrainerCallback):
+        def on_log(self, args: Any, state: Any, control: Any, logs: Any = None, **_: Any) -> None:
+            if "reward" in (logs or {}):
+                report(f"step {state.global_step} of {steps}, reward {float(logs['reward']):.3f}")
 
     config = GRPOConfig(
         output_dir=str(folder),
@@ -154,7 +161,9 @@ def grpo(
         train_dataset=Dataset.from_dict({"prompt": list(prompts)}),
         processing_class=tokenizer,
         peft_config=adapter,
+        callbacks=[Reporting()],
     )
+    trainer.remove_callback(PrinterCallback)
     trainer.train()
     logs = [row for row in trainer.state.log_history if "reward" in row]
     for step, row in enumerate(logs):

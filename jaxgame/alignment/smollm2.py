@@ -129,7 +129,7 @@ def run(options: AlignOptions, survey: Survey, work: Path, begin: Begin = lambda
     policy, logs = grpo(
         work / "start", tokenizer, reward, list(asked_of.stems), steps=GRPO_STEPS, generations=GENERATIONS,
         batch=COMPLETIONS, length=asked.longest, learning_rate=GRPO_RATE, folder=work / "grpo", seed=options.seed,
-        adapter=lora,
+        adapter=lora, report=lambda line: begin(f"GRPO: {line}"),
     )  # fmt: skip
     done("grpo")
     begin("asking the aligned model")
