@@ -11,7 +11,7 @@ import numpy as np
 from jax import Array, lax
 from jax.core import Tracer
 
-from jaxgame import _checks, logit_implicit, population_implicit
+from jaxgame import _checks
 from jaxgame._pytree import Carried
 from jaxgame.bounds import Bounds
 from jaxgame.certificate.gap import concave_agents, gaps
@@ -19,7 +19,7 @@ from jaxgame.equilibrium import Equilibrium
 from jaxgame.games import dtype_of, is_aggregative, linearise, representation, share_of
 from jaxgame.games.affine import AffineMap
 from jaxgame.games.rational import Rational
-from jaxgame.implicit import solved, tangent
+from jaxgame.moves import moves
 from jaxgame.solvers import (
     AcceleratedGradient,
     AggregativeNewton,
@@ -31,11 +31,12 @@ from jaxgame.solvers import (
     Solver,
 )
 from jaxgame.solvers.bounded_newton import BoundedNewton
+from jaxgame.solvers.crowd import is_crowd, settle_crowd
 from jaxgame.solvers.kkt import DENSE_LIMIT, is_tractable
 from jaxgame.solvers.logit_newton import LogitNewton
 from jaxgame.solvers.loop import CONVERGED, MAX_STEPS, NONFINITE, STALLED, Loop, Progress
 from jaxgame.solvers.newton import natural_face, project_on, solve_on
-from jaxgame.solvers.parts import largest, mesh_of, on_parts
+from jaxgame.solvers.parts import largest, on_parts
 from jaxgame.solvers.scale import Scale, measure, uniform
 from jaxgame.solvers.settle import is_populous, settle
 
@@ -181,7 +182,8 @@ def _bounded_solver(game: Any, solver: Solver | None, bounds: Any) -> tuple[Boun
 
 def _found(game, solver, start, tol, max_steps, bounds, rescue: bool, record: int) -> dict[str, Any]:
     """The fields of an equilibrium; with `rescue`, by first-order steps where the solver gave up."""
-    if bounds is None and isinstance(solver.unwrap(), AggregativeNewton) and is_populous(game.unwrap()):
+    large = is_populous(game.unwrap()) or is_crowd(game.unwrap())
+    if bounds is None and isinstance(solver.unwrap(), AggregativeNewton) and large:
         settled, gave_up = _settled(game, start, tol, max_steps, record)
 
         def anew() -> dict[str, Any]:
@@ -198,8 +200,11 @@ def _settled(carried_game: Carried, start, tol, max_steps, record: int) -> tuple
     """Of a large population, through its aggregate; and whether that failed for want of convergence."""
     game = carried_game.unwrap()
     dtype = dtype_of(game)
-    uniform_aggregate = jnp.full(game.n_groups, 1 / game.n_groups, dtype)
-    aggregate = uniform_aggregate if start is None else game.affine().others.reach @ start
+    crowd = is_crowd(game)
+    if start is None:
+        aggregate = jnp.full(game.n_groups, 1 / game.n_groups, dtype)
+    else:
+        aggregate = representation(game, start) if crowd else game.affine().others.reach @ start
     tol, max_steps = jnp.asarray(tol, dtype), jnp.asarray(max_steps, int)
 
     def settled(part: Any, axis: str | None, *arguments: Array) -> tuple[Array, Any]:
@@ -207,7 +212,11 @@ def _settled(carried_game: Carried, start, tol, max_steps, record: int) -> tuple
         concave = ~largest(~concave_agents(part, found.profile).all(), axis)
         return found.profile, found.replace(profile=None, gap=jnp.where(concave, found.gap, jnp.inf))
 
-    profile, found = on_parts(settled, (game,), (), aggregate, tol, max_steps)
+    if crowd:
+        found = settle_crowd(game, aggregate, tol, max_steps, record)
+        profile = found.profile
+    else:
+        profile, found = on_parts(settled, (game,), (), aggregate, tol, max_steps)
     out_of_steps = found.passes >= max_steps
     fields = dict(
         profile=profile,
@@ -338,36 +347,7 @@ def _found_jvp(rescue: bool, record: int, primals: tuple, tangents: tuple) -> tu
     out = _differentiable(*primals, rescue, record)
     loud = _checks.concrete(~jnp.zeros((), bool))  # no jit around this, so that an error can be raised
     game, _, _, _, _, bounds = primals
-    return out, _tangents(game, tangents[0], bounds, tangents[5], out, loud)
-
-
-@functools.partial(jax.jit, static_argnums=5)
-def _tangents(carried_game, carried_change, bounds, bounds_change, out: dict[str, Any], loud: bool) -> dict[str, Any]:
-    game, change, profile = carried_game.unwrap(), carried_change.unwrap(), out["profile"]
-    if bounds is None and is_populous(game):
-        valid = jnp.where(out["converged"], jnp.ones((), profile.dtype), jnp.nan)
-        solver = functools.partial(solved, loud=loud and mesh_of(game) is None)
-
-        def moves(game: Any, change: Any, axis: str | None, profile: Array, valid: Array) -> tuple[Array, Array]:
-            return population_implicit.tangent(game, change, profile, valid, solver, axis)
-
-        moved, shown = on_parts(moves, (game, change), (profile,), valid)
-        still = jax.tree.map(_no_tangent, out)
-        return still | dict(profile=moved, representation=shown)
-    if isinstance(game, Rational):
-        moved, charged = logit_implicit.tangent(game, change, profile, loud), None
-    else:
-        moved, charged = tangent(game, change, bounds, bounds_change, profile, out["prices"], loud)
-    # No derivative of what is no equilibrium. A product: the transpose of a selection would be zero where it failed.
-    valid = jnp.where(out["converged"], jnp.ones((), profile.dtype), jnp.nan)
-    moved, charged = jax.tree.map(lambda x: valid * x, (moved, charged))
-    _, shown = jax.jvp(representation, (game, profile), (change, moved))
-    still = jax.tree.map(_no_tangent, out)
-    return still | dict(profile=moved, representation=shown, bounds=bounds_change, prices=charged)
-
-
-def _no_tangent(x: Array) -> Any:
-    return jnp.zeros_like(x) if jnp.issubdtype(x.dtype, jnp.floating) else np.zeros(x.shape, jax.dtypes.float0)
+    return out, moves(game, tangents[0], bounds, tangents[5], out, loud)
 
 
 def _polish(game: Any, found: Progress, scale: Scale) -> tuple[Array, Array, Array, Array]:

@@ -12,6 +12,8 @@ from jax.sharding import PartitionSpec as P
 import jaxgame as jg
 from jaxgame import solving
 from jaxgame._pytree import Carried
+from jaxgame.moves import moves
+from jaxgame.solvers.parts import mesh_of
 from jaxgame.solvers.settle import is_populous
 
 N, D = 20_000, 6
@@ -87,7 +89,7 @@ def derivatives():
             found = jg.solve(game)
             return found.representation[0] + 10 * found.profile[1, 2]
 
-        assert is_populous(game) and solving.mesh_of(spread) is not None
+        assert is_populous(game) and mesh_of(spread) is not None
         alone, found = jax.grad(shown)(game), jax.grad(shown)(spread)
         for one, other in zip(jax.tree.leaves(alone), jax.tree.leaves(found), strict=True):
             np.testing.assert_allclose(other, one, rtol=1e-9, atol=1e-11 * np.abs(one).max())
@@ -97,7 +99,7 @@ def derivatives():
         out = jg.solve(spread)
         arguments = Carried.wrap(spread), Carried.wrap(spread), None, None
         fields = {key: getattr(out, key) for key in ("profile", "converged", "prices")}
-        tangents = solving._tangents.lower(*arguments, fields, False)  # pyright: ignore[reportAttributeAccessIssue]
+        tangents = moves.lower(*arguments, fields, False)  # pyright: ignore[reportAttributeAccessIssue]
         sent = collectives(tangents.compile().as_text())
         assert sent and all(kind == "all-reduce" and size <= 2 * D * D for kind, size in sent), sent
 

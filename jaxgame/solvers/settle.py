@@ -150,7 +150,7 @@ def settle(game: Any, start: Array, tol: Array, max_steps: Array, record: int = 
         proof = proven(ground, search, proof, found, write | (not closed))
         return search.tried(found.total, None), profile, proof
 
-    search = of_sample(sample(game, sample_size(n, closed, count(axis)), axis), start, axis)
+    search = of_members(sample(game, sample_size(n, closed, count(axis)), axis), start, axis)
     proof = unproven(start, record)
     profile = lax.empty((n, n_groups), dtype) if closed else jnp.full((n, n_groups), 1 / n_groups, dtype)
     search, profile, proof = lax.while_loop(
@@ -176,25 +176,44 @@ def sample_size(n: int, closed: bool, parts: int = 1) -> int:
     return max(least, min(n // SHARE, MOST // parts)) if closed else least
 
 
-def of_sample(few: Any, start: Array, axis: str | None = None) -> Search:
+def of_members(few: Any, start: Array, axis: str | None = None) -> Search:
     """Where to begin on all agents: Newton on a sample of them, from an aggregate (D,)."""
     n_groups, dtype, sampled = few.n_groups, start.dtype, few.n_agents * count(axis)
     # An agent's own share of S hardly changes how it responds: left out, responses stay formulas where they are.
     parts = few.chosen.replace(own=None, matrix=None).affine()
     always, known = jnp.ones((), bool), jnp.ones((), dtype)
 
+    def respond(point: Array, near: Array, fine: Array) -> tuple[Array, Array]:
+        found, near = answer(few, point, near, fine, spread=known, write=always, axis=axis)
+        return found.total, near
+
+    def jacobian(_: Array, near: Array) -> Array:
+        return total(own_blocks(parts, jnp.zeros_like(near), near > 0).to_aggregate(parts.others), axis)
+
+    return of_sample(respond, jacobian, start, jnp.full((few.n_agents, n_groups), 1 / n_groups, dtype), sampled)
+
+
+def of_sample(
+    respond: Callable[[Array, Array, Array], tuple[Array, Array]],
+    jacobian: Callable[[Array, Array], Array],
+    start: Array,
+    near: Array,
+    sampled: int,
+) -> Search:
+    """The same by what a sample of so many agents answers to a point, from mixtures near that and up to a precision,
+    and the Jacobian of the answers' negative.
+    """
+    identity = jnp.eye(len(start), dtype=start.dtype)
+
     def step(search: Search, near: Array) -> tuple[Search, Array, Array]:
-        fine = precision(search.length * search.miss)
-        found, near = answer(few, search.point, near, fine, spread=known, write=always, axis=axis)
-        jacobian = total(own_blocks(parts, jnp.zeros_like(near), near > 0).to_aggregate(parts.others), axis)
-        inverse = linalg.inverse(jnp.eye(n_groups, dtype=dtype) + jacobian)
-        search = search.tried(found.total, inverse)
+        answered, near = respond(search.point, near, precision(search.length * search.miss))
+        search = search.tried(answered, linalg.inverse(identity + jacobian(search.point, near)))
         settled = search.miss <= 0.1 / sampled**0.5
         return search, near, settled | (search.steps >= SAMPLE_STEPS) | (search.length < SHORTEST)
 
-    near = jnp.full((few.n_agents, n_groups), 1 / n_groups, dtype)
-    search = begin(start, jnp.eye(n_groups, dtype=dtype), 1.0)
-    search, *_ = lax.while_loop(lambda carry: ~carry[-1], lambda carry: step(*carry[:-1]), (search, near, ~always))
+    search = begin(start, identity, 1.0)
+    unsettled = jnp.zeros((), bool)
+    search, *_ = lax.while_loop(lambda carry: ~carry[-1], lambda carry: step(*carry[:-1]), (search, near, unsettled))
     return begin(search.point, search.inverse, 0.5 / sampled**0.5)
 
 

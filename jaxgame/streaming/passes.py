@@ -16,7 +16,7 @@ from jaxgame.games.members import Members
 from jaxgame.solvers.population import Answer, Sample, answer
 from jaxgame.solvers.respond import is_closed
 from jaxgame.solvers.scale import norms
-from jaxgame.solvers.settle import LEAST, Ground, Proof, Search, begin, of_sample, proven, sample_size
+from jaxgame.solvers.settle import LEAST, Ground, Proof, Search, begin, of_members, proven, sample_size
 from jaxgame.streaming.form import Form, members
 from jaxgame.streaming.stream import Stream
 
@@ -76,7 +76,7 @@ def facts(form: Form, shared: dict, rows: dict, count: Array) -> Facts:
 @functools.partial(jax.jit, static_argnums=0)
 def _from_sample(form: Form, shared: dict, rows: dict, start: Array) -> Search:
     few = members(form, shared, rows)
-    return of_sample(Sample(few.replace(weight=few.weight / few.weight.sum())), start)
+    return of_members(Sample(few.replace(weight=few.weight / few.weight.sum())), start)
 
 
 def first_search(stream: Stream) -> Search:

@@ -1,0 +1,203 @@
+"""Large populations with utilities of their own that meet through the mean of the others (theory §6).
+
+As in `settle`: quasi-Newton steps on the D numbers S = Σ w_j / n, begun on a sample. What an agent answers to S is
+found by Newton: a quadratic programme on the simplex a step, which is as long as the utility rises. A block of agents
+at a time, so that curvatures are never all there.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jax import Array, lax
+
+from jaxgame import simplex
+from jaxgame._pytree import pytree
+from jaxgame.certificate.gap import NUDGE, semidefinite
+from jaxgame.games.affine import AffineMap, Aggregate, Blocks, averaged
+from jaxgame.games.concave import ConcaveGame
+from jaxgame.games.members import Members
+from jaxgame.solvers import settle
+from jaxgame.solvers.blocked import mapped
+from jaxgame.solvers.faces import LOT
+from jaxgame.solvers.own_blocks import own_blocks
+from jaxgame.solvers.respond import respond
+from jaxgame.solvers.scale import Scale, lipschitz
+from jaxgame.solvers.settle import SHORTEST, SLOW, Settled, of_sample
+
+BLOCK = LOT  # agents whose curvatures are there at a time: one lot of `respond`, and little to compile
+ROUNDS = 30  # of Newton steps of one block; what has not settled by then shows in the residual
+
+
+def is_crowd(game: Any) -> bool:
+    """Whether a game is a large population of concave utilities that meet through a mean."""
+    large = isinstance(game, ConcaveGame) and game.n_agents * game.n_groups >= settle.POPULOUS
+    return large and game.meeting == "mean"
+
+
+@pytree(static=("utility", "population"))
+class Agents:
+    """Some agents of such a game, of a population of so many."""
+
+    utility: Callable
+    params: Any  # with a leading axis of agents
+    population: int
+
+    def others(self, aggregate: Array, mixture: Array) -> Array:
+        return (self.population * aggregate[None] - mixture) / (self.population - 1)
+
+    def utilities(self, mixture: Array, others: Array) -> Array:
+        return jax.vmap(self.utility)(self.params, mixture, others)
+
+    def marginals(self, mixture: Array, others: Array) -> Array:
+        return jax.vmap(jax.grad(self.utility, argnums=1))(self.params, mixture, others)
+
+    def curvature(self, mixture: Array, others: Array, of: int = 1) -> Array:
+        """−∂²U/∂w∂w, or with of=2 −∂²U/∂w∂others, (b, D, D)."""
+        slope = jax.grad(self.utility, argnums=1)
+        return -jax.vmap(jax.jacfwd(slope, argnums=of))(self.params, mixture, others)
+
+    def affine(self, aggregate: Array, mixture: Array) -> AffineMap:
+        """Linearised at mixtures that meet an aggregate; these agents stand for all."""
+        n, others = self.population, self.others(aggregate, mixture)
+        own, cross = self.curvature(mixture, others), self.curvature(mixture, others, of=2) / (n - 1)
+        ones = jnp.ones(len(mixture), mixture.dtype)
+        met = Aggregate(ones, None, ones / len(mixture), n * cross)
+        return AffineMap(jnp.zeros_like(mixture), Blocks(jnp.zeros((1, 1), own.dtype), (), own - cross), met)
+
+
+def settle_crowd(game: ConcaveGame, start: Array, tol: Array, max_steps: Array, record: int = 0) -> Settled:
+    """From an aggregate (D,), as `settle`; residual and gap are exact, at the profile that is returned."""
+    n, n_groups, dtype = game.n_agents, game.n_groups, start.dtype
+    everyone = Agents(game.utility, game.params, n)
+    few = jnp.linspace(0, n - 1, min(n, settle.LEAST)).astype(int)
+    sampled = Agents(game.utility, jax.tree.map(lambda x: x[few], game.params), n)
+    uniform = jnp.full((len(few), n_groups), 1 / n_groups, dtype)
+
+    def answered(point: Array, near: Array, fine: Array) -> tuple[Array, Array]:
+        near = responses(sampled, point, near, fine)
+        return averaged(jnp.full(len(few), 1 / len(few), dtype), near), near
+
+    def jacobian(point: Array, near: Array) -> Array:
+        affine = sampled.affine(point, near)
+        return own_blocks(affine, jnp.zeros_like(near), near > 0).to_aggregate(affine.others)
+
+    scale = _scale(everyone, sampled.affine(uniform[0], uniform), uniform[0])
+    search = of_sample(answered, jacobian, start, uniform, len(few))
+    weights = jnp.full(n, 1 / n, dtype)
+
+    def again(carry: tuple) -> tuple:
+        search, profile, *_, history = carry
+        profile = responses(everyone, search.point, profile, settle.precision(search.length * search.miss))
+        total = averaged(weights, profile)
+        left, gain, floor = _judged(everyone, scale, total, profile)
+        if record:
+            history = history.at[search.steps].set(left, mode="drop")
+        return search.tried(total, None), profile, left, gain, floor, history
+
+    def unfinished(carry: tuple) -> Array:
+        search, _, left, _, floor, _ = carry
+        good = left <= jnp.maximum(tol, floor)
+        slow = (search.gain > SLOW) | (search.length < 1)
+        done = (left <= jnp.maximum(0.01 * tol, floor)) | (good & slow)
+        return ~done & (search.steps < max_steps) & (search.length > SHORTEST)
+
+    far = jnp.full((), jnp.inf, dtype)
+    begin = search, jnp.full((n, n_groups), 1 / n_groups, dtype), far, far, 0 * far, jnp.full(record, jnp.nan, dtype)
+    search, profile, left, gain, floor, history = lax.while_loop(unfinished, again, begin)
+    total = averaged(weights, profile)
+    concave = mapped(lambda part: _concave(*part, total), (everyone, profile), BLOCK).all()
+    return Settled(
+        profile=profile,
+        representation=total,
+        residual=left,
+        gap=jnp.where(concave & (gain < far), gain, far),
+        floor=floor,
+        passes=search.steps,
+        done=left <= jnp.maximum(tol, floor),
+        history=history,
+    )
+
+
+def responses(agents: Agents, aggregate: Array, near: Array, tol: Array) -> Array:
+    """What agents answer to an aggregate (D,), (n, D), from mixtures near it, up to about tol."""
+    return mapped(lambda part: _answers(*part, aggregate, tol), (agents, near), BLOCK)
+
+
+def _answers(agents: Agents, start: Array, aggregate: Array, tol: Array) -> Array:
+    n, n_groups = start.shape
+    eps = jnp.finfo(start.dtype).eps
+    zero, ones = jnp.zeros((n_groups, n_groups), start.dtype), jnp.ones(n, start.dtype)
+
+    def newton(mixture: Array) -> Array:
+        others = agents.others(aggregate, mixture)
+        slope, own = agents.marginals(mixture, others), agents.curvature(mixture, others)
+        own = (own + jnp.swapaxes(own, 1, 2)) / 2
+        linear = slope + jnp.einsum("bde,be->bd", own, mixture)
+        blocks = Blocks(jnp.zeros((1, 1), start.dtype), (), own)
+        model = Members(linear, blocks, None, None, ones, zero, ones, None)
+        ahead = respond(model, linear.T, mixture.T, tol).mixture.T - mixture
+        return mixture + _length(mixture, ahead, slope, others)[:, None] * ahead
+
+    def _length(mixture: Array, ahead: Array, slope: Array, others: Array) -> Array:
+        """The longest of 1, ½, ¼, … by which the utility rises, up to rounding."""
+        now, promised = agents.utilities(mixture, others), (slope * ahead).sum(1)
+
+        def falls(length: Array) -> Array:
+            new = agents.utilities(mixture + length[:, None] * ahead, others)
+            return ~(new >= now + 1e-4 * length * promised - 8 * eps * (jnp.abs(now) + 1)) & (length > SHORTEST)
+
+        def shorter(length: Array) -> Array:
+            return jnp.where(falls(length), length / 2, length)
+
+        return lax.while_loop(lambda length: falls(length).any(), shorter, ones)
+
+    def again(carry: tuple[Array, Array, Array]) -> tuple[Array, Array, Array]:
+        mixture, _, k = carry
+        new = newton(mixture)
+        return new, jnp.abs(new - mixture).max(), k + 1
+
+    # A Newton step squares what is missing.
+    far = jnp.full((), jnp.inf, start.dtype)
+    carry = start, far, jnp.zeros((), int)
+    return lax.while_loop(lambda carry: (carry[1] ** 2 > tol) & (carry[2] < ROUNDS), again, carry)[0]
+
+
+def _scale(everyone: Agents, affine: AffineMap, uniform: Array) -> Scale:
+    """σ at the uniform profile: the Lipschitz constant of a sample, and the marginals of all."""
+
+    def spread(part: tuple[Agents, Array]) -> Array:
+        agents, here = part
+        mixture = jnp.broadcast_to(uniform, (len(here), len(uniform)))
+        marginals = agents.marginals(mixture, agents.others(uniform, mixture))
+        return jnp.abs(simplex.project_tangent(marginals)).max(1)
+
+    sigma = jnp.maximum(lipschitz(affine), mapped(spread, (everyone, jnp.zeros(everyone.population)), BLOCK).max())
+    own = jnp.sqrt((jnp.asarray(affine.own.dense) ** 2).sum((1, 2))).max()
+    return Scale(jnp.where(sigma > 0, sigma, 1), own)
+
+
+def _judged(everyone: Agents, scale: Scale, aggregate: Array, profile: Array) -> tuple[Array, Array, Array]:
+    """The natural residual of a profile, what an agent gains at most, and the residual that rounding leaves."""
+
+    def judged(part: tuple[Agents, Array]) -> tuple[Array, Array, Array]:
+        agents, mixture = part
+        marginals = agents.marginals(mixture, agents.others(aggregate, mixture))
+        left = jnp.abs(mixture - simplex.project(mixture + marginals / scale.sigma)).max(1)
+        gain = (mixture * (marginals.max(1, keepdims=True) - marginals)).sum(1)
+        return left, gain, jnp.abs(simplex.project_tangent(marginals)).max(1)
+
+    left, gain, centred = (x.max() for x in mapped(judged, (everyone, profile), BLOCK))
+    floor = 8 * jnp.finfo(left.dtype).eps * (1 + (scale.curvature + centred) / scale.sigma)
+    return left, gain, floor
+
+
+def _concave(agents: Agents, mixture: Array, aggregate: Array) -> Array:
+    """As `certificate.gap.concave_agents`, of some agents."""
+    mixture = (mixture + NUDGE / mixture.shape[1]) / (1 + NUDGE)
+    own = agents.curvature(mixture, agents.others(aggregate, mixture))
+    size = jnp.sqrt((own**2).sum((1, 2)))
+    return semidefinite(Blocks(jnp.zeros((1, 1), own.dtype), (), own), size, mixture.shape[1])
