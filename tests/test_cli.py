@@ -287,8 +287,10 @@ def test_steer_on_a_survey_without_files(tmp_path):
 
 
 def test_steer_by_targets(tmp_path):
-    result = run("steer", "--lever", "targets", "--agents", "3", "--share", "0.2")
+    result = run("steer", "--lever", "targets", "--agents", "3", "--share", "0.2", "--out", "plan")
     assert result.exit_code in (0, 1) and "Traceback" not in result.output
+    figures = {f"{name}.{kind}" for name in ("plan", "map") for kind in ("png", "svg")}
+    assert set(contents(tmp_path / "plan")) == figures | {"report.html", "report.json", "plan.npz"}
     assert "Move the alignment targets of single agents:" in result.stdout or "Nothing has to" in result.stdout
 
 

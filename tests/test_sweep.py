@@ -11,6 +11,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+import xarray
 
 import jaxgame as jg
 from jaxgame.certificate.certify import prove_unique
@@ -204,7 +205,6 @@ def test_saved_and_loaded_it_is_the_same(swept, tmp_path):
 
 
 def test_xarray_has_the_names(swept):
-    xarray = pytest.importorskip("xarray")
     data = swept.to_xarray()
     assert isinstance(data, xarray.Dataset) and data.representation.dims == ("attractiveness", "diversity", "group")
     assert (

@@ -126,10 +126,11 @@ def write_streamed(population: Path, found: Streamed, folder: Path) -> None:
 def write_plan(
     plan: Plan, names: tuple[str, ...], note: str, folder: Path, people: tuple[Map, Any] | None = None
 ) -> None:
-    """report.json ("jaxgame.steer", version 1), report.html, plan.npz and the figure of a plan for floors.
+    """report.json ("jaxgame.steer", version 1), report.html, plan.npz and the figures of a plan for floors.
 
     people: the map of the groups and their shares (D,), where they come from a survey.
     """
+    from jaxgame.report.figures import moved
     from jaxgame.report.figures.plan import draw
     from jaxgame.report.figures.style import save
     from jaxgame.report.html.plan_page import write_page
@@ -145,6 +146,8 @@ def write_plan(
     )
     title = "What the plan does" if plan.success else "The plan falls short"
     save(draw(plan, names, title, note), folder, "plan")
+    if people is not None:
+        save(moved.draw(plan, names, *people, note), folder, "map")
     write_page(plan, names, note, folder / "report.html", version(), people)
     report = {
         "schema": "jaxgame.steer",
