@@ -27,7 +27,7 @@ from rich.progress import Progress
 
 import jaxgame as jg
 
-GROUPS, MILLION = 16, 1_000_000
+GROUPS = 16
 METRICS = ("scalar wardrop", "scalar nash", "scaled nash", "response", "mixture")
 RESIDUAL = {"float32": 1e-5, "float64": 1e-9}  # with unit step, in float64: what counts as solved
 
@@ -114,7 +114,7 @@ def measured(kind: str, n: int, n_groups: int, precision: str, devices: int, rep
     game = population(kind, n, n_groups, np.dtype(precision))
     x = game.targets if kind in ("response", "mixture") else game.linear
     game = jax.block_until_ready(game if devices == 1 else jg.shard(game))
-    data = game_bytes(game)
+    data = sum(leaf.nbytes for leaf in jax.tree.leaves(game))
     unit = jax.jit(lambda x: 2 * x + 1)
     cold, found = common.seconds(lambda: jg.solve(game))
     record = dict(
@@ -144,35 +144,15 @@ def measured(kind: str, n: int, n_groups: int, precision: str, devices: int, rep
     for _ in range(repeats):
         units.append(common.seconds(lambda: unit(x))[0])
         times.append(common.seconds(lambda: jg.solve(game))[0])
-    record |= dict(
+    return record | dict(
         unit=min(units), seconds=float(np.median(times)), ratio=float(np.median(times)) / min(units), units=units
     )
-    return record | with_gradient(game, data + peak.most, repeats) if n == MILLION else record
-
-
-def with_gradient(game: Any, used: int, repeats: int) -> dict[str, Any]:
-    """What the gradient of a scalar of the representation in all arrays of the game takes, over the solve alone."""
-    towards = np.linspace(-1, 1, game.n_groups, dtype=jax.tree.leaves(game)[0].dtype)
-
-    def gradient() -> Any:
-        return jax.value_and_grad(lambda game: jg.solve(game).representation @ towards)(game)
-
-    gradient()
-    with Peak() as peak:
-        jax.block_until_ready(gradient())
-    times = [(common.seconds(lambda: jg.solve(game))[0], common.seconds(gradient)[0]) for _ in range(repeats)]
-    overhead = float(np.median([(whole - alone) / alone for alone, whole in times]))
-    return dict(overhead=overhead, gradient_memory=(game_bytes(game) + peak.most) / used)
-
-
-def game_bytes(game: Any) -> int:
-    return sum(leaf.nbytes for leaf in jax.tree.leaves(game))
 
 
 def cases(quick: bool) -> list[tuple[str, int, int, str, int]]:
     """The most telling first: the report is written after every case."""
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    million, ten = MILLION, 10 * MILLION
+    million, ten = 1_000_000, 10_000_000
     out = [(kind, million, GROUPS, "float32", devices) for kind in METRICS for devices in sorted({1, cores})]
     out += [(kind, ten, GROUPS, "float32", 1) for kind in METRICS[:2]]
     out += [(kind, million, GROUPS, "float64", 1) for kind in METRICS]
@@ -226,8 +206,6 @@ def report(records: list[dict[str, Any]], environment: dict[str, Any], output: p
         "bound",
         "memory",
         "cold s",
-        "gradient",
-        "its memory",
         "",
     ]
     rows = [
@@ -244,8 +222,6 @@ def report(records: list[dict[str, Any]], environment: dict[str, Any], output: p
             f"{r['bound']:.0e}",
             f"{r['memory']:.2f}",
             f"{r['cold']:.1f}",
-            f"+{r['overhead']:.1f} ×" if "overhead" in r else "",
-            f"{r['gradient_memory']:.1f} ×" if "overhead" in r else "",
             "solved" if r["success"] else "FAILED",
         ]
         for r in records
@@ -258,8 +234,6 @@ def report(records: list[dict[str, Any]], environment: dict[str, Any], output: p
             "below 10⁶ agents the data is in cache and the unit next to nothing. residual: natural, unit step, float64",
             "and numpy, 20,000 agents at the aggregate of all. bound: what `solve` proves, scale-free. memory: data",
             "and what a warm solve adds at its peak, over data and profile. devices: over which agents are spread.",
-            "gradient: of a scalar of the representation in all arrays of the game, what it adds to the solve;",
-            "its memory: at its peak, over that of the solve.",
         ),
         "",
         common.described(environment),

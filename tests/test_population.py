@@ -218,6 +218,24 @@ def test_population_has_a_derivative(name, small, rng):
         np.testing.assert_allclose(slope, (moved(step) - moved(-step)) / (2 * step), rtol=1e-5, atol=3e-8)
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["per agent, nash", "diagonal, wardrop", "scaled, others"])
+def test_population_has_a_second_derivative(name, small, rng):
+    """Of the representation in what is linear and in the coupling, against differences of the first."""
+    game = dict(populations(rng, 300, 4, np.float64))[name]
+    direction = rng.normal(size=game.linear.shape)
+
+    def shown(s, t):
+        coupling = game.coupling.replace(B=game.coupling.B * (1 + t))
+        moved = game.replace(linear=game.linear * (1 + 0.3 * t) + s * direction, coupling=coupling)
+        return jg.solve(moved, tol=1e-13).representation[0]
+
+    slope = jax.grad(shown)
+    forward = jax.jvp(lambda t: slope(0.0, t), (0.0,), (1.0,))[1]
+    np.testing.assert_allclose(forward, (slope(0.0, 1e-6) - slope(0.0, -1e-6)) / 2e-6, rtol=1e-6)
+    np.testing.assert_allclose(jax.grad(slope, argnums=1)(0.0, 0.0), forward, rtol=1e-10)
+
+
 @pytest.mark.parametrize("name", ["per agent, nash", "scaled, nash"])
 def test_derivative_where_one_agent_is_large(name, small, rng):
     """Its own share changes its curvature by as much as that is; the reference is the Jacobian of all agents."""

@@ -44,7 +44,8 @@ def reply(members: Members, change: Array, mixture: Array) -> Array:
         return lambda _, rhs: _found(members, rhs, mixture)
 
     turned = members if members.matrix is None else members.replace(matrix=members.matrix.T)
-    return lax.custom_linear_solve(operator, tangent(change), solver(members), solver(turned))
+    # What is normal to the face is lost on G_i: no need to project the changes first.
+    return lax.custom_linear_solve(operator, change, solver(members), solver(turned))
 
 
 def _sums(x: Array) -> Array:
