@@ -27,6 +27,7 @@ from jaxgame.shell import (
     complain,
     console,
     file_name,
+    heed_interrupts,
     prepare_jax,
     progress,
     run_command,
@@ -223,8 +224,9 @@ def stream(
                 checkpoint=folder / "checkpoint" if checkpoint is None else checkpoint,
                 progress=True,
             )
+            heed_interrupts()
         except KeyboardInterrupt as stop:
-            complain(str(stop))
+            complain(str(stop) or "interrupted")
             raise typer.Exit(INTERRUPTED) from None
         if out is not None:
             with staged(out) as unfinished:

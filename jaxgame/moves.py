@@ -20,26 +20,27 @@ from jaxgame.solvers.settle import is_populous
 
 @functools.partial(jax.jit, static_argnums=5)
 def moves(carried_game, carried_change, bounds, bounds_change, out: dict[str, Any], loud: bool) -> dict[str, Any]:
+    """Tangents of the fields `out` of an equilibrium, for those of the game and of its sized bounds: NaN if it failed,
+    zero for fields that do not move. loud: raise FloatingPointError where the conditions are singular.
+    """
     game, change, profile = carried_game.unwrap(), carried_change.unwrap(), out["profile"]
+    # No derivative of what is no equilibrium. A product: the transpose of a selection would be zero where it failed.
+    valid = jnp.where(out["converged"], jnp.ones((), profile.dtype), jnp.nan)
+    still = jax.tree.map(_no_tangent, out)
     if bounds is None and is_populous(game):
-        valid = jnp.where(out["converged"], jnp.ones((), profile.dtype), jnp.nan)
         solver = functools.partial(solved, loud=loud and mesh_of(game) is None)
 
         def parts(game: Any, change: Any, axis: str | None, profile: Array, valid: Array) -> tuple[Array, Array]:
             return population_implicit.tangent(game, change, profile, valid, solver, axis)
 
         moved, shown = on_parts(parts, (game, change), (profile,), valid)
-        still = jax.tree.map(_no_tangent, out)
         return still | dict(profile=moved, representation=shown)
     if isinstance(game, Rational):
         moved, charged = logit_implicit.tangent(game, change, profile, loud), None
     else:
         moved, charged = tangent(game, change, bounds, bounds_change, profile, out["prices"], loud)
-    # No derivative of what is no equilibrium. A product: the transpose of a selection would be zero where it failed.
-    valid = jnp.where(out["converged"], jnp.ones((), profile.dtype), jnp.nan)
     moved, charged = jax.tree.map(lambda x: valid * x, (moved, charged))
     _, shown = jax.jvp(representation, (game, profile), (change, moved))
-    still = jax.tree.map(_no_tangent, out)
     return still | dict(profile=moved, representation=shown, bounds=bounds_change, prices=charged)
 
 

@@ -83,12 +83,12 @@ def tangent(
     inverse = linalg.inverse(jnp.eye(len(zero), dtype=zero.dtype) + responses @ members.B)
     shift = solver(
         lambda x: x + answer((members.B * x[None]).sum(1))[0],
-        raised - answer(changes.B @ aggregate)[0],
+        valid * (raised - answer(changes.B @ aggregate)[0]),
         _near(inverse),
         _near(inverse.T),
     )
     felt = (members.B * shift[None]).sum(1) + changes.B @ aggregate
-    shown = shift if members.reach is None else shown - answer(felt)[1]
+    shown = shift if members.reach is None else valid * (shown - answer(felt)[1])
 
     def everyone(here: Members, moved: Members, mixture: Array) -> tuple[tuple[()], Array]:
         return (), valid * _moved(here, moved, mixture, aggregate, felt)

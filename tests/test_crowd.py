@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 
 import jaxgame as jg
-from jaxgame.solvers import crowd, faces, settle
+from jaxgame import solving
+from jaxgame.solvers import crowd, respond, settle
 
 N, D = 300, 4
 
@@ -16,7 +17,7 @@ def small(monkeypatch):
     """Populations are large from one number on, of several blocks, and sampled."""
     monkeypatch.setattr(settle, "POPULOUS", 1)
     monkeypatch.setattr(settle, "LEAST", 64)
-    monkeypatch.setattr(faces, "LOT", 40)
+    monkeypatch.setattr(respond, "LOT", 40)
     monkeypatch.setattr(crowd, "BLOCK", 64)
     jax.clear_caches()
     yield
@@ -30,6 +31,16 @@ def saturating(p, mixture, others):
 
 def convex(p, mixture, others):
     return p["a"] @ mixture + (p["q"] + 4) * (mixture**2).sum() - mixture @ others
+
+
+def exploring(p, mixture, others):
+    """Infinitely steep at the boundary, where its value is finite."""
+    return p["a"] @ mixture + 2 * jax.scipy.special.entr(mixture).sum() - mixture @ others
+
+
+def bilinear(p, mixture, others):
+    """Agents that have no curvature of their own, but for what is added."""
+    return p["a"] @ mixture - mixture @ others - 0.5 * p["q"] * (mixture**2).sum()
 
 
 def population(rng, dtype, utility=saturating):
@@ -67,6 +78,18 @@ def test_crowd(small, rng, dtype):
         np.testing.assert_allclose(found.profile, dense.profile, atol=1e-10)
         assert float(found.gap) <= 1e-8
         np.testing.assert_allclose(found.gap, jg.certify(game, found).gap.max(), atol=1e-13)
+
+
+@pytest.mark.parametrize("utility", [exploring, bilinear])
+def test_crowd_needs_no_other_solver(utility, small, rng, monkeypatch):
+    monkeypatch.setattr(solving, "_stepwise", lambda *_: pytest.fail("another solver took over"))
+    found = jg.solve(population(rng, np.float64, utility))
+    assert bool(found.converged), found.message
+    if utility is exploring:  # the equilibrium is a softmax of what agents meet
+        a, w = np.asarray(found.game.params["a"]), np.asarray(found.profile)
+        scores = (a - (w.sum(0) - w) / (N - 1)) / 2
+        soft = np.exp(scores - scores.max(1, keepdims=True))
+        np.testing.assert_allclose(w, soft / soft.sum(1, keepdims=True), atol=1e-9)
 
 
 def test_crowd_has_a_derivative(small, rng):

@@ -236,12 +236,45 @@ def test_population_has_a_second_derivative(name, small, rng):
     np.testing.assert_allclose(jax.grad(slope, argnums=1)(0.0, 0.0), forward, rtol=1e-10)
 
 
-@pytest.mark.parametrize("name", ["per agent, nash", "scaled, nash"])
-def test_derivative_where_one_agent_is_large(name, small, rng):
-    """Its own share changes its curvature by as much as that is; the reference is the Jacobian of all agents."""
-    game = dict(populations(rng, 300, 4, np.float64))[name]
+def with_large_agent(game, B=None):
+    """Of which one agent's own share of what agents meet is more than its curvature."""
     reach = np.concatenate([[0.7], np.full(299, 0.3 / 299)])
-    game = game.replace(coupling=game.coupling.replace(reach=reach, sensitivity=4.0))
+    coupling = game.coupling.replace(reach=reach, sensitivity=4.0)
+    return game.replace(coupling=coupling if B is None else coupling.replace(B=B))
+
+
+def hard(name, rng):
+    """Populations whose agents are large to themselves, or have no other curvature."""
+    games = dict(populations(rng, 300, 4, np.float64))
+    part = rng.normal(size=(4, 4))
+    turning = part @ part.T / 4 + part - part.T
+    if name == "concave by the own share":
+        return jg.QuadraticGame(
+            0.01 * rng.normal(size=(300, 4)), -0.001, coupling=jg.MeanField(part @ part.T + 3 * np.eye(4))
+        )
+    if name == "some without curvature":
+        linear, q = rng.normal(size=(300, 4)), rng.uniform(0.5, 1.5, 300)
+        q[3] = 0
+        return jg.QuadraticGame(linear, q, coupling=jg.MeanField(part @ part.T / 4 + np.eye(4)))
+    return with_large_agent(games[name.removesuffix(" that turns")], turning if "turns" in name else None)
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "concave by the own share",
+        "scaled, others",
+        pytest.param("per agent, nash", marks=pytest.mark.slow),
+        pytest.param("scaled, nash", marks=pytest.mark.slow),
+        pytest.param("some without curvature", marks=pytest.mark.slow),
+        pytest.param("per agent, nash that turns", marks=pytest.mark.slow),
+        pytest.param("scaled, nash that turns", marks=pytest.mark.slow),
+    ],
+)
+def test_derivative_where_the_own_share_is_large(name, small, rng):
+    """The reference is the Jacobian of all agents."""
+    game = hard(name, rng)
+    reach = np.broadcast_to(1 / 300 if game.coupling.reach is None else np.asarray(game.coupling.reach), 300)
 
     def scalar(linear):
         found = jg.solve(game.replace(linear=linear))
@@ -259,8 +292,28 @@ def test_derivative_where_one_agent_is_large(name, small, rng):
     move[on] = np.linalg.solve(face, np.concatenate([direction.reshape(-1)[on], np.zeros(n)]))[: on.sum()]
     move = move.reshape(profile.shape)
     expected = (reach @ move)[0] + move[0, 1] + move[5, 2]
-    for gradient in (jax.grad(scalar), jax.jit(jax.grad(scalar))):
-        np.testing.assert_allclose((gradient(game.linear) * direction).sum(), expected, rtol=1e-8)
+    gradient = jax.jit(jax.grad(scalar))(game.linear)
+    np.testing.assert_allclose((gradient * direction).sum(), expected, rtol=1e-8)
+
+
+@pytest.mark.float32
+def test_small_derivatives_keep_their_digits(small, rng, dtype):
+    """Squares of what is handed back would underflow in single precision."""
+    game = dict(populations(rng, 300, 4, dtype))["scaled, nash"]
+    some = jnp.asarray(rng.normal(size=game.linear.shape), dtype)
+
+    def shown(linear, size):
+        return size * jg.solve(game.replace(linear=linear)).representation[0]
+
+    plain, tiny = (jax.grad(shown)(game.linear, jnp.asarray(size, dtype)) / size for size in (1.0, 1e-20))
+    np.testing.assert_allclose((tiny * some).sum(), (plain * some).sum(), rtol=1e-4)
+
+
+def test_failed_population_has_no_derivative(small, rng):
+    game = dict(populations(rng, 300, 4, np.float64))["diagonal, wardrop"]
+    gradient = jax.jit(jax.grad(lambda game: jg.solve(game, max_steps=1, tol=1e-15).representation[0]))(game)
+    for leaf in jax.tree.leaves(gradient):
+        assert np.isnan(leaf).all()
 
 
 def test_population_that_is_paid(small, rng):

@@ -34,8 +34,9 @@ ROUNDS = 30  # of Newton steps of one block; what has not settled by then shows 
 
 def is_crowd(game: Any) -> bool:
     """Whether a game is a large population of concave utilities that meet through a mean."""
-    large = isinstance(game, ConcaveGame) and game.n_agents * game.n_groups >= settle.POPULOUS
-    return large and game.meeting == "mean"
+    if not (isinstance(game, ConcaveGame) and game.meeting == "mean" and game.n_agents > 1):
+        return False
+    return game.n_agents * game.n_groups >= settle.POPULOUS
 
 
 @pytree(static=("utility", "population"))
@@ -61,16 +62,18 @@ class Agents:
         return -jax.vmap(jax.jacfwd(slope, argnums=of))(self.params, mixture, others)
 
     def affine(self, aggregate: Array, mixture: Array) -> AffineMap:
-        """Linearised at mixtures that meet an aggregate; these agents stand for all."""
-        n, others = self.population, self.others(aggregate, mixture)
-        own, cross = self.curvature(mixture, others), self.curvature(mixture, others, of=2) / (n - 1)
+        """Linearised at mixtures that meet an aggregate; these agents stand for all, none for a share of it itself."""
+        others = self.others(aggregate, mixture)
+        own, cross = self.curvature(mixture, others), self.curvature(mixture, others, of=2)
         ones = jnp.ones(len(mixture), mixture.dtype)
-        met = Aggregate(ones, None, ones / len(mixture), n * cross)
-        return AffineMap(jnp.zeros_like(mixture), Blocks(jnp.zeros((1, 1), own.dtype), (), own - cross), met)
+        met = Aggregate(ones, None, ones / len(mixture), cross)
+        return AffineMap(jnp.zeros_like(mixture), Blocks(jnp.zeros((1, 1), own.dtype), (), own), met)
 
 
 def settle_crowd(game: ConcaveGame, start: Array, tol: Array, max_steps: Array, record: int = 0) -> Settled:
-    """From an aggregate (D,), as `settle`; residual and gap are exact, at the profile that is returned."""
+    """From an aggregate (D,), as `settle`. Residual and gap are those of the profile that is returned; the scale of the
+    residual is that of the sample and of all agents' marginals.
+    """
     n, n_groups, dtype = game.n_agents, game.n_groups, start.dtype
     everyone = Agents(game.utility, game.params, n)
     few = jnp.linspace(0, n - 1, min(n, settle.LEAST)).astype(int)
@@ -143,12 +146,14 @@ def _answers(agents: Agents, start: Array, aggregate: Array, tol: Array) -> Arra
         return mixture + _length(mixture, ahead, slope, others)[:, None] * ahead
 
     def _length(mixture: Array, ahead: Array, slope: Array, others: Array) -> Array:
-        """The longest of 1, ½, ¼, … by which the utility rises, up to rounding."""
+        """The longest of 1, ½, ¼, … by which the utility rises, up to rounding, to where it has a slope."""
         now, promised = agents.utilities(mixture, others), (slope * ahead).sum(1)
 
         def falls(length: Array) -> Array:
-            new = agents.utilities(mixture + length[:, None] * ahead, others)
-            return ~(new >= now + 1e-4 * length * promised - 8 * eps * (jnp.abs(now) + 1)) & (length > SHORTEST)
+            point = mixture + length[:, None] * ahead
+            enough = now + 1e-4 * length * promised - 8 * eps * (jnp.abs(now) + 1)
+            fine = (agents.utilities(point, others) >= enough) & jnp.isfinite(agents.marginals(point, others)).all(1)
+            return ~fine & (length > SHORTEST)
 
         def shorter(length: Array) -> Array:
             return jnp.where(falls(length), length / 2, length)

@@ -1,7 +1,7 @@
 """Conjugate gradients on the faces of many agents at once, agents last in memory (theory §3.4, §7).
 
-On its face an agent's own curvature is positive definite between mixtures; conjugate gradients end after as many steps
-as the face has groups, but for rounding.
+Where its curvature is positive definite between the mixtures of its face, they end after as many steps as that has
+groups, but for rounding.
 """
 
 from __future__ import annotations

@@ -1,9 +1,9 @@
 """How best responses move with marginals, at fixed faces (theory §7): dw_i = G_i dg_i, rows of (b, D).
 
 G_i is the inverse, on the tangent of agent i's face, of its curvature and of what its own share of the aggregate adds.
-Diagonal curvature: a formula, and corrections for the own share, or conjugate gradients where an agent is too large for
-them. Matrices: conjugate gradients, and corrections for what is not symmetric in the own share. Rows are summed by
-products with a vector of ones: XLA reduces a short last axis far more slowly.
+Diagonal curvature: a formula, and corrections for an own share that is small. Matrices: conjugate gradients, and
+corrections for what is not symmetric in the own share. Inverses where that does not do. Rows are summed by products
+with a vector of ones: XLA reduces a short last axis far more slowly.
 """
 
 from __future__ import annotations
@@ -20,16 +20,14 @@ from jaxgame.solvers.own_blocks import own_blocks
 from jaxgame.solvers.respond import is_closed
 
 MODEST = 0.1  # the `own_part` up to which corrections converge fast
-ROUNDS = 60  # of corrections, after which a reply counts as not found
+ROUNDS = 20  # of corrections, after which inverses are cheaper
 
 
 def reply(members: Members, change: Array, mixture: Array) -> Array:
     """G_i applied to changes of the marginals (b, D), at mixtures (b, D).
 
-    Linear in the changes, for transposition as well. NaN for an agent for which it is not found.
+    Linear in the changes, for transposition as well. Not finite for an agent whose G_i does not exist.
     """
-    if is_closed(members) and members.own is None:
-        return _found(members, change, mixture)
     apply, on = members.affine().own.apply, jnp.where(mixture > 0, jnp.ones_like(mixture), 0)
     share = 1 / _sums(on)
 
@@ -41,7 +39,13 @@ def reply(members: Members, change: Array, mixture: Array) -> Array:
         return tangent(apply(along)) + (x - along)
 
     def solver(members: Members) -> Callable:
-        return lambda _, rhs: _found(members, rhs, mixture)
+        def solve(_: Callable, rhs: Array) -> Array:
+            # Squares of what is small would be nothing.
+            size = jnp.abs(rhs).max(1, keepdims=True)
+            size = jnp.where(size > 0, size, 1)
+            return size * _found(members, rhs / size, mixture)
+
+        return solve
 
     turned = members if members.matrix is None else members.replace(matrix=members.matrix.T)
     # What is normal to the face is lost on G_i: no need to project the changes first.
@@ -53,37 +57,45 @@ def _sums(x: Array) -> Array:
 
 
 def _found(members: Members, rhs: Array, mixture: Array) -> Array:
+    own, matrix = members.own, members.matrix
+
+    def exact() -> Array:
+        still = jnp.zeros_like(rhs)
+        return own_blocks(members.affine(), still, mixture > 0).solve(rhs, still[:, 0])[0]
+
     if not is_closed(members):
-        return _thorough(members, rhs, mixture)
+        found, settled = _by_gradients(members, rhs, mixture)
+        return lax.cond(settled.all(), lambda: found, exact)
     u = _slopes(members, mixture)
     share = 1 / _sums(u)
 
     def alone(rhs: Array) -> Array:
         return u * (rhs - (share * _sums(u * rhs))[:, None])
 
-    if members.own is None or members.matrix is None:
+    if own is None or matrix is None:
         return alone(rhs)
-    own, matrix, size = members.own[:, None], members.matrix, own_part(members)
-    few = jnp.ceil(jnp.log(jnp.finfo(size.dtype).eps) / jnp.log(jnp.clip(size, jnp.finfo(size.dtype).tiny, MODEST)))
+    size, tiny = own_part(members), jnp.finfo(rhs.dtype).tiny
+    few = jnp.ceil(jnp.log(jnp.finfo(rhs.dtype).eps) / jnp.log(jnp.clip(size, tiny, MODEST))).astype(int)
 
-    def quick() -> Array:
-        return lax.fori_loop(1, few.astype(int), lambda _, x: alone(rhs - own * (x @ matrix.T)), alone(rhs))
+    def corrected() -> Array:
+        return lax.fori_loop(1, few, lambda _, x: alone(rhs - own[:, None] * (x @ matrix.T)), alone(rhs))
 
-    return lax.cond(size <= MODEST, quick, lambda: _thorough(members, rhs, mixture))
+    return lax.cond(size <= MODEST, corrected, exact)
 
 
-def _thorough(members: Members, rhs: Array, mixture: Array) -> Array:
+def _by_gradients(members: Members, rhs: Array, mixture: Array) -> tuple[Array, Array]:
+    """x = G rhs for matrix curvature, and for which agents (b,) it is found."""
     blocks, own, matrix = members.curvature, members.own, members.matrix
 
     def alone(rhs: Array) -> Array:
         return conjugate(blocks, rhs.T, mixture.T).T
 
     if own is None or matrix is None:
-        return alone(rhs)
+        found = alone(rhs)
+        return found, jnp.isfinite(found).all(1)
     even, odd = (matrix + matrix.T) / 2, (matrix - matrix.T) / 2
     blocks = Blocks(blocks.diagonal, (*blocks.terms, (own, even)), blocks.dense)
-    found, settled = _corrected(alone, rhs, own, odd)
-    return jnp.where(settled[:, None], found, jnp.nan)
+    return _corrected(alone, rhs, own, odd)
 
 
 def _corrected(alone: Callable[[Array], Array], rhs: Array, own: Array, matrix: Array) -> tuple[Array, Array]:
@@ -93,7 +105,7 @@ def _corrected(alone: Callable[[Array], Array], rhs: Array, own: Array, matrix: 
     def missing(x: Array, counted: Array) -> tuple[Array, Array]:
         felt = own[:, None] * (x @ matrix.T)
         off = felt - counted
-        return felt, ~(_sums(off * off) > least)
+        return felt, _sums(off * off) <= least
 
     def again(carry: tuple[Array, Array, Array, Array]) -> tuple[Array, Array, Array, Array]:
         _, felt, _, k = carry
@@ -111,29 +123,40 @@ def _slopes(members: Members, mixture: Array) -> Array:
 
 
 def own_part(members: Members) -> Array:
-    """How much, at most, an agent's own share adds to its curvature, relative to that; for diagonal curvature."""
+    """How much, at most, an agent's own share adds to its curvature, relative to that; for diagonal curvature, and ∞
+    where that is not positive.
+    """
     assert members.own is not None and members.matrix is not None
-    return (jnp.abs(members.own) * jnp.linalg.norm(members.matrix) / members.curvature.diagonal.min(1)).max()
+    least = members.curvature.diagonal.min(1)
+    added = jnp.abs(members.own) * jnp.linalg.norm(members.matrix)
+    return jnp.where(least > 0, added / jnp.where(least > 0, least, 1), jnp.inf).max()
 
 
 def to_aggregate(members: Members, mixture: Array, weight: Array) -> Array:
     """Σ weight_i sensitivity_i G_i, (D, D), for mixtures (b, D).
 
-    Exact for matrix curvature; for diagonal up to the square of `own_part`.
+    Exact for matrix curvature and for agents that are large themselves; else up to the square of `own_part`.
     """
-    if not is_closed(members):
-        n_groups = mixture.shape[1]
-        every = Aggregate(members.sensitivity, jnp.eye(n_groups, dtype=mixture.dtype), weight, None, members.held, None)
+
+    def exact() -> Array:
+        every = Aggregate(members.sensitivity, jnp.eye(mixture.shape[1], dtype=mixture.dtype), weight, None)
         return own_blocks(members.affine(), jnp.zeros_like(mixture), mixture > 0).to_aggregate(every)
+
+    if not is_closed(members):
+        return exact()
     u = _slopes(members, mixture)
     share = 1 / _sums(u)
     strength = weight * members.sensitivity
-    out, rows = jnp.diag(strength @ u), (strength * share)[:, None] * u
+    straight, rows = jnp.diag(strength @ u), (strength * share)[:, None] * u
     if members.own is None or members.matrix is None:
-        return out - rows.T @ u
-    # G less G own O G, with G = diag(u) − u uᵀ / Σ u.
+        return straight - rows.T @ u
     own, matrix = members.own[:, None], members.matrix
-    ahead, back = own * (u @ matrix.T), own * (u @ matrix)
-    level = share * _sums(u * ahead)
-    straight = matrix * (((strength[:, None] * own) * u).T @ u)
-    return out - straight + (rows * (ahead - level[:, None] - 1)).T @ u + rows.T @ (u * back)
+
+    def first_order() -> Array:
+        # G less G own O G, with G = diag(u) − u uᵀ / Σ u.
+        ahead, back = own * (u @ matrix.T), own * (u @ matrix)
+        level = share * _sums(u * ahead)
+        turned = matrix * (((strength[:, None] * own) * u).T @ u)
+        return straight - turned + (rows * (ahead - level[:, None] - 1)).T @ u + rows.T @ (u * back)
+
+    return lax.cond(own_part(members) <= MODEST, first_order, exact)

@@ -200,8 +200,10 @@ def of_sample(
     near: Array,
     sampled: int,
 ) -> Search:
-    """The same by what a sample of so many agents answers to a point, from mixtures near that and up to a precision,
-    and the Jacobian of the answers' negative.
+    """Where to begin on all agents: Newton on a sample of so many, from an aggregate (D,).
+
+    respond(point, mixtures near the answer, precision) -> (what their mixtures add up to, these);
+    jacobian(point, these) of the negative of that sum.
     """
     identity = jnp.eye(len(start), dtype=start.dtype)
 
