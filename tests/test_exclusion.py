@@ -454,6 +454,7 @@ def test_below_the_price_a_subsidy_does_nothing_and_above_it_the_group_enters(gr
     assert 0 < shares[0] < shares[1] < shares[2]
 
 
+@pytest.mark.slow
 def test_price_of_a_batch():
     spec = symmetric(np.eye(3), np.full(3, 1 / 3), np.array([1.0, 0.9, -3.0]))
     game = zoo.to_game(spec)

@@ -82,6 +82,7 @@ def test_the_next_point_is_the_plan_for_a_floor_a_point_higher(spec, plans):
     np.testing.assert_allclose(plan.details["next_point"], higher.cost - plan.cost, rtol=1e-8)
 
 
+@pytest.mark.slow
 def test_least_norm_against_a_grid():
     """n = 3, D = 3: all common changes of a fine grid, without a constant that moves no one."""
     rng = np.random.default_rng(4)

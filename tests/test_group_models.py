@@ -191,7 +191,7 @@ def test_pooling():
 WEIGHTS = np.array([[0.9, 0.1], [0.35, 0.65]])
 
 
-@pytest.mark.parametrize("way", ["supervised", "distilled", "rlhf"])
+@pytest.mark.parametrize("way", ["supervised", pytest.param("distilled", marks=pytest.mark.slow), "rlhf"])
 def test_single_models_become_mixtures(asked, trained, way):
     models, everyone = trained
     start = models[0]

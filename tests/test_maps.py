@@ -27,7 +27,7 @@ def classified(found, swept):
     return (found.excluded_at(grid).reshape(swept.excluded.shape) != swept.excluded).any(-1)
 
 
-@pytest.mark.parametrize("agents", [1, 6])
+@pytest.mark.parametrize("agents", [1, pytest.param(6, marks=pytest.mark.slow)])
 def test_polygons_cover_the_box_and_agree_with_the_sweep(survey, rng, agents):
     direction = 0.1 * rng.normal(size=7)
     targets = None if agents == 1 else rng.dirichlet(20 * np.asarray(survey.shares), agents)
@@ -124,6 +124,7 @@ def test_boundaries_of_a_grid_are_exact():
         jg.boundaries(build, swept.sel(diversity=0))
 
 
+@pytest.mark.slow
 def test_the_survey_s_boundaries_are_its_critical_ratios(survey):
     game = survey.game(8)
     build = lambda **levels: game.replace(**levels)  # noqa: E731
@@ -142,6 +143,7 @@ def test_the_survey_s_boundaries_are_its_critical_ratios(survey):
     assert (expected != swept.excluded).sum() == 0
 
 
+@pytest.mark.slow
 def test_thresholds_along_a_nonlinear_parameter():
     build = two_groups()
     # Along δ: out while α ≥ 1 + 0.6 δ; along γ (δ = 0): out while α ≥ γ.
@@ -160,6 +162,7 @@ def test_thresholds_find_what_happens_between_two_points():
     np.testing.assert_allclose([f.s for f in found], [0.5023, 0.5223], atol=1e-9)
 
 
+@pytest.mark.slow
 def test_one_point_without_an_equilibrium_costs_no_other_boundary(monkeypatch):
     axes = {"attractiveness": np.linspace(0, 3, 7), "diversity": np.linspace(-0.5, 2, 4)}
     swept = jg.sweep(two_groups(), axes, tolerance=0)
@@ -229,6 +232,7 @@ def legend(figure):
     return [text.get_text() for text in found.get_texts()]
 
 
+@pytest.mark.slow
 def test_figures_of_sweeps(survey, tmp_path):
     from jaxgame.report.figures.phase import draw
     from jaxgame.report.figures.style import save

@@ -162,7 +162,7 @@ def test_what_no_group_can_say(tables, weights):
     assert np.isfinite(gradient).all()
 
 
-@pytest.mark.parametrize("kind", [Table, Numpy])
+@pytest.mark.parametrize("kind", [Table, pytest.param(Numpy, marks=pytest.mark.slow)])
 @pytest.mark.parametrize("by", ["response", "token"])
 def test_samples_follow_the_law(tables, weights, kind, by):
     n, prompt = (20_000, [BOS, 1]) if kind is Table else (250, [BOS, 1])

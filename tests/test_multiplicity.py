@@ -30,6 +30,7 @@ def match(W, among):
     return int(np.argmin(distances)), min(distances)
 
 
+@pytest.mark.slow
 def test_all_equilibria_of_a_game_of_conformists():
     """The ones that the enumeration of supports finds, no more and no less, and all unstable ones among them."""
     for spec in (conformists(), zoo.GAMES["strong_conformism"]().spec):
@@ -48,6 +49,7 @@ def test_all_equilibria_of_a_game_of_conformists():
         assert text in found.message and "Others may exist" in found.message
 
 
+@pytest.mark.slow
 def test_stability_is_what_the_dynamics_do(rng):
     """From a small push agents come back to the stable ones and end elsewhere, at a stable one, from the unstable."""
     spec = conformists()
@@ -104,6 +106,7 @@ def test_a_unique_equilibrium_is_found_once():
     assert int(found.stability[0]) == 1 and float(found.growth[0]) < 0
 
 
+@pytest.mark.slow
 def test_kinks():
     """Weak complementarity: stable where the map is strongly monotone around, else undetermined."""
     entry = zoo.GAMES["kink"]()
@@ -145,6 +148,7 @@ def test_runs_that_fail_are_counted():
     assert "0 distinct equilibria" in found.message and "7 runs did not converge" in found.message
 
 
+@pytest.mark.slow
 def test_seeds_and_tolerance():
     """The same seed gives the same answer; with a tolerance as wide as the simplex everything is one."""
     game = zoo.to_game(conformists())

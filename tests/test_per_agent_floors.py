@@ -207,6 +207,7 @@ def test_a_hundred_agents():
     assert "are not excluded" in plan.message
 
 
+@pytest.mark.slow
 def test_agents_are_divided_among_groups():
     """Sixteen groups, the last of which no one shows if all agents are drawn alike to those below their floor."""
     rng, n, D = np.random.default_rng(0), 100, 16

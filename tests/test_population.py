@@ -186,7 +186,7 @@ def test_population_under_transformations(small, rng):
         "per agent, nash",
         "diagonal, wardrop",
         pytest.param("alignment, mixture, pairwise", marks=pytest.mark.slow),
-        "scaled, others",
+        pytest.param("scaled, others", marks=pytest.mark.slow),
         pytest.param("matrices, nash", marks=pytest.mark.slow),
         pytest.param("shared, wardrop", marks=pytest.mark.slow),
     ],

@@ -124,6 +124,7 @@ def test_blocks_from_a_function(rng):
     np.testing.assert_allclose(profile_of(found), expected.profile, atol=1e-9)
 
 
+@pytest.mark.slow
 @pytest.mark.float32
 def test_single_precision_adds_up(dtype):
     """Sums over blocks are in double precision: a million agents are shown as well as one."""

@@ -283,6 +283,7 @@ def test_killed_in_the_middle_it_ends_in_the_same_file(tmp_path):
     assert (tmp_path / "killed" / "sweep.npz").read_bytes() == (tmp_path / "whole" / "sweep.npz").read_bytes()
 
 
+@pytest.mark.slow
 def test_other_kinds_of_games(rng):
     # A network, where nothing is aggregative, and utilities that are not quadratic.
     weights = np.array([[0, 1, 0], [0.5, 0, 0.5], [0, 1, 0]])

@@ -72,7 +72,10 @@ def family(kind, size=4, n=4):
     return [ref.random_mean_field(rng, n, 3, 30.0, symmetric=False) for _ in range(size)]
 
 
-@pytest.mark.parametrize("kind", ["alignment", pytest.param("network", marks=pytest.mark.slow), "quadratic"])
+@pytest.mark.parametrize(
+    "kind",
+    [pytest.param("alignment", marks=pytest.mark.slow), pytest.param("network", marks=pytest.mark.slow), "quadratic"],
+)
 def test_vmap_is_the_loop(kind):
     specs = family(kind)
     found = jax.vmap(jg.solve)(stacked(specs))
@@ -86,6 +89,7 @@ def test_vmap_is_the_loop(kind):
     assert messages.shape == (4,) and all(isinstance(m, str) and m.endswith(".") for m in messages.tolist())
 
 
+@pytest.mark.slow
 def test_vmap_of_jit_and_jit_of_vmap():
     specs = family("quadratic")
     batch = stacked(specs)
@@ -107,6 +111,7 @@ def test_vmap_over_one_parameter():
         np.testing.assert_allclose(found.profile[k], ref.solution(twin), atol=1e-8)
 
 
+@pytest.mark.slow
 def test_nested_vmap():
     batch = jax.tree.map(lambda x: jnp.stack([x, x]), stacked(family("alignment", 3)))
     found = jax.vmap(jax.vmap(jg.solve))(batch)
@@ -215,7 +220,7 @@ def test_equilibrium_crosses_jit():
     [
         pytest.param(lambda f: f, id="plain"),
         pytest.param(jax.jit, id="jit", marks=pytest.mark.slow),
-        pytest.param(jax.vmap, id="vmap"),
+        pytest.param(jax.vmap, id="vmap", marks=pytest.mark.slow),
     ],
 )
 def test_first_order_steps_take_over_where_newton_gives_up(how, monkeypatch, rng):
