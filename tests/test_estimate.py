@@ -49,6 +49,25 @@ def test_agrees_with_scipy(rng):
     assert float(found.log_likelihood) >= -other.fun - 1e-9
 
 
+def test_a_response_that_one_group_alone_gives(n=3000, n_groups=5):
+    """A step that leaves out the group on the way would be the last: a slope of 1e18 says nothing of where to go."""
+    rng = np.random.default_rng(113)
+    answers = np.exp(np.cumsum(0.35 * rng.normal(size=(n_groups, 10, 3)), 0))  # neighbours say nearly the same
+    answers /= answers.sum(-1, keepdims=True)
+    group = rng.choice(n_groups, size=n, p=[0.02, 0.05, 0.1, 0.7, 0.13])
+    said = (rng.random((n, 10, 1)) > np.cumsum(answers[group], -1)).sum(-1)
+    log_probs = np.log(answers)[:, np.arange(10), said].sum(-1).T
+    rng.integers(n)
+    log_probs[np.flatnonzero(group == 0)[0], 1:] -= 50
+    found = jg.policies.estimate_mixture(log_probs)
+    assert float(found.optimality) <= 1e-12
+    likelihood, weights = np.exp(log_probs - log_probs.max(1, keepdims=True)), np.full(n_groups, 1 / n_groups)
+    for _ in range(5000):  # EM, slow and sure
+        weights = weights * (likelihood / (likelihood @ weights)[:, None]).mean(0)
+    np.testing.assert_allclose(found.weights, weights, atol=1e-4)
+    assert abs(float(found.weights[0]) - 0.02) <= 3 * float(found.standard_errors[0])
+
+
 def test_standard_errors_are_those_of_the_information(rng):
     log_probs = responses(rng, np.array([0.4, 0.35, 0.25]), 2000)
     found = jg.policies.estimate_mixture(log_probs)

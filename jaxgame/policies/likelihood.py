@@ -62,7 +62,11 @@ def maximum(likelihood: np.ndarray, start: np.ndarray | None = None) -> np.ndarr
 
 
 def _quadratic_step(likelihood: np.ndarray, weights: np.ndarray) -> np.ndarray | None:
-    """The next weights; None where no more is to be gained."""
+    """The next weights; None where no more is to be gained.
+
+    The step is halved until the likelihood rises and does not fall again steeply at its end (strong Wolfe conditions):
+    a group without which some responses are all but impossible would be lost for good, its slope beyond all numbers.
+    """
     shares = responsibilities(likelihood, weights)
     slope = shares.mean(0)
     curvature = shares.T @ shares / len(shares)
@@ -79,7 +83,9 @@ def _quadratic_step(likelihood: np.ndarray, weights: np.ndarray) -> np.ndarray |
         ahead = np.maximum(weights + length * step, 0)
         ahead[(weights + step == 0) & (length == 1)] = 0
         if _objective(likelihood, ahead) >= before + 1e-4 * length * promised:
-            return ahead / ahead.sum()
+            beyond = step @ (responsibilities(likelihood, ahead).mean(0) - 1)
+            if beyond >= -0.9 * promised:
+                return ahead / ahead.sum()
         length /= 2
     return None
 
