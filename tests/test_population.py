@@ -223,6 +223,7 @@ def test_population_has_a_derivative(name, small, rng):
 def test_population_has_a_second_derivative(name, small, rng):
     """Of the representation in what is linear and in the coupling, against differences of the first."""
     game = dict(populations(rng, 300, 4, np.float64))[name]
+    assert isinstance(game, jg.QuadraticGame)
     direction = rng.normal(size=game.linear.shape)
 
     def shown(s, t):
@@ -300,6 +301,7 @@ def test_derivative_where_the_own_share_is_large(name, small, rng):
 def test_small_derivatives_keep_their_digits(small, rng, dtype):
     """Squares of what is handed back would underflow in single precision."""
     game = dict(populations(rng, 300, 4, dtype))["scaled, nash"]
+    assert isinstance(game, jg.QuadraticGame)
     some = jnp.asarray(rng.normal(size=game.linear.shape), dtype)
 
     def shown(linear, size):

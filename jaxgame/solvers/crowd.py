@@ -86,6 +86,7 @@ def settle_crowd(game: ConcaveGame, start: Array, tol: Array, max_steps: Array, 
 
     def jacobian(point: Array, near: Array) -> Array:
         affine = sampled.affine(point, near)
+        assert isinstance(affine.others, Aggregate)
         return own_blocks(affine, jnp.zeros_like(near), near > 0).to_aggregate(affine.others)
 
     scale = _scale(everyone, sampled.affine(uniform[0], uniform), uniform[0])
@@ -112,7 +113,7 @@ def settle_crowd(game: ConcaveGame, start: Array, tol: Array, max_steps: Array, 
     begin = search, jnp.full((n, n_groups), 1 / n_groups, dtype), far, far, 0 * far, jnp.full(record, jnp.nan, dtype)
     search, profile, left, gain, floor, history = lax.while_loop(unfinished, again, begin)
     total = averaged(weights, profile)
-    concave = mapped(lambda part: _concave(*part, total), (everyone, profile), BLOCK).all()
+    concave = mapped(lambda part: _concave(part[0], part[1], total), (everyone, profile), BLOCK).all()
     return Settled(
         profile=profile,
         representation=total,
@@ -127,7 +128,7 @@ def settle_crowd(game: ConcaveGame, start: Array, tol: Array, max_steps: Array, 
 
 def responses(agents: Agents, aggregate: Array, near: Array, tol: Array) -> Array:
     """What agents answer to an aggregate (D,), (n, D), from mixtures near it, up to about tol."""
-    return mapped(lambda part: _answers(*part, aggregate, tol), (agents, near), BLOCK)
+    return mapped(lambda part: _answers(part[0], part[1], aggregate, tol), (agents, near), BLOCK)
 
 
 def _answers(agents: Agents, start: Array, aggregate: Array, tol: Array) -> Array:

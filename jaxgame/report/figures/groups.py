@@ -44,7 +44,7 @@ def _draw(study: Study) -> Figure:
     axes.plot(*agents.T, "D", ms=3.2 if small else 2.4, color=ORANGE, mec="black", mew=0.4, zorder=5, ls="")
     people = shares @ positions
     axes.plot(*people, "+", ms=7, mec="black", mew=1.1, zorder=5)
-    handles = legend(study.excluded.any())
+    handles = legend(bool(study.excluded.any()))
     handles.append(Line2D([], [], color=PALE, lw=0.8, ls=(0, (2, 1.5)), label="90 % of posterior draws"))
     marks = np.vstack([np.unique(agents.round(6), axis=0), people])
     return labelled(figure, axes, study.map, study.survey.groups, (shares, shown), out, marks, handles)
