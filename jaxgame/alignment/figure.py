@@ -6,12 +6,14 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 from matplotlib.figure import Figure
+from matplotlib.transforms import ScaledTranslation
 
 from jaxgame.report.figures.style import BLACK, BLUE, GREEN, ORANGE, PALE, new, styled, wrapped
 
 if TYPE_CHECKING:
     from jaxgame.alignment.experiment import Alignment, Round
 
+LABELS = 22  # points that the labels of an axis take
 COLOURS = {"distilled": ORANGE, "rlhf": GREEN}
 
 
@@ -28,8 +30,14 @@ def draw(alignment: Alignment, title: str, note: str) -> Figure:
                 panels[i, column].set_yticks(np.arange(len(groups)), wrapped(groups))
             panels[-1, column].set_xlabel("share of the text (%)\n")
         panels[0, 0].set_ylim(len(groups) - 0.5, -0.5)
+        below = panels[-1, 0].transAxes + ScaledTranslation(0, -LABELS / 72, figure.dpi_scale_trans)
         legend = panels[-1, 0].legend(
-            loc="upper center", bbox_to_anchor=(0.9, -0.45), ncols=4, handletextpad=0.2, columnspacing=1.0
+            loc="upper center",
+            bbox_to_anchor=(0.9, 0.0),
+            bbox_transform=below,
+            ncols=4,
+            handletextpad=0.2,
+            columnspacing=1.0,
         )
         legend.set_in_layout(False)  # it is as wide as both columns; the empty line below the labels is its place
         return figure
