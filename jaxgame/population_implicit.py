@@ -102,6 +102,9 @@ def _near(inverse: Array) -> Solver:
     """
 
     def approximate(operator: Linear, rhs: Array) -> Array:
+        most = jnp.abs(rhs).max()
+        most = jnp.where(most > 0, most, 1)
+        rhs = rhs / most  # squares of what is small would be nothing
         enough = 10 * jnp.finfo(rhs.dtype).eps * jnp.linalg.norm(rhs)
 
         def unfinished(carry: tuple[Array, ...]) -> Array:
@@ -121,7 +124,8 @@ def _near(inverse: Array) -> Solver:
             return x + gain * ahead, left - gain * image, directions.at[k].set(ahead), images.at[k].set(image), k + 1
 
         none = jnp.zeros((len(rhs), len(rhs)), rhs.dtype)
-        return lax.while_loop(unfinished, step, (jnp.zeros_like(rhs), rhs, none, none, jnp.zeros((), int)))[0]
+        begin = jnp.zeros_like(rhs), rhs, none, none, jnp.zeros((), int)
+        return most * lax.while_loop(unfinished, step, begin)[0]
 
     return Solver(approximate)
 
