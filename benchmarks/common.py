@@ -4,6 +4,8 @@ import json
 import os
 import pathlib
 import platform
+import subprocess
+import sys
 import textwrap
 import time
 from collections.abc import Callable, Sequence
@@ -11,6 +13,7 @@ from importlib import metadata
 from typing import Any
 
 import jax
+from rich.progress import Progress
 
 RESULTS = pathlib.Path(__file__).parent / "results"
 
@@ -55,6 +58,25 @@ def interleaved(functions: dict[str, Callable[[], Any]], budget: float, least: i
         for name in names:
             times[name].append(seconds(functions[name])[0])
     return times
+
+
+def in_processes(script: str, cases: Sequence[Any], report: Callable[[list[dict[str, Any]]], None]) -> None:
+    """`script --case CASE` (JSON) in a process of its own for every case: the last line that each prints is its record.
+
+    report: is given all records so far, after every case.
+    """
+    records: list[dict[str, Any]] = []
+    with Progress() as progress:
+        bar = progress.add_task("cases", total=len(cases))
+        for case in cases:
+            progress.update(bar, description=", ".join(f"{x:,}" if isinstance(x, int) else str(x) for x in case))
+            command = [sys.executable, script, "--case", json.dumps(case)]
+            done = subprocess.run(command, capture_output=True, text=True)
+            if done.returncode:
+                sys.exit(f"{case} failed:\n{done.stderr}")
+            records.append(json.loads(done.stdout.splitlines()[-1]))
+            report(records)
+            progress.advance(bar)
 
 
 def table(header: Sequence[str], rows: Sequence[Sequence[Any]]) -> list[str]:

@@ -11,15 +11,12 @@ import argparse
 import json
 import os
 import pathlib
-import subprocess
-import sys
 from typing import Any
 
 import common
 import jax
 import numpy as np
 import scale
-from rich.progress import Progress
 
 import jaxgame as jg
 
@@ -122,18 +119,8 @@ def main() -> None:
     n, kinds = options.agents, scale.METRICS
     todo = [(kind, n, "float32", devices) for kind in kinds for devices in sorted({1, cores})]
     todo += [(kind, n // 10, "float64", 1) for kind in kinds]
-    environment, records = common.environment("jaxlib"), []
-    with Progress() as progress:
-        bar = progress.add_task("populations", total=len(todo))
-        for case in todo:
-            progress.update(bar, description=f"{case[0]}, {case[1]:,}, {case[2]}, {case[3]}")
-            command = [sys.executable, __file__, "--case", json.dumps(case)]
-            done = subprocess.run(command, capture_output=True, text=True)
-            if done.returncode:
-                sys.exit(f"{case} failed:\n{done.stderr}")
-            records.append(json.loads(done.stdout.splitlines()[-1]))
-            report(records, environment, options.output)
-            progress.advance(bar)
+    environment = common.environment("jaxlib")
+    common.in_processes(__file__, todo, lambda records: report(records, environment, options.output))
     print((options.output / "population_gradients.md").read_text())
 
 

@@ -13,8 +13,6 @@ import gc
 import json
 import os
 import pathlib
-import subprocess
-import sys
 import threading
 import time
 from typing import Any
@@ -23,7 +21,6 @@ import common
 import jax
 import matplotlib
 import numpy as np
-from rich.progress import Progress
 
 import jaxgame as jg
 
@@ -117,7 +114,7 @@ def measured(kind: str, n: int, n_groups: int, precision: str, devices: int, rep
     data = sum(leaf.nbytes for leaf in jax.tree.leaves(game))
     unit = jax.jit(lambda x: 2 * x + 1)
     cold, found = common.seconds(lambda: jg.solve(game))
-    record = dict(
+    record: dict[str, Any] = dict(
         kind=kind,
         n=n,
         groups=n_groups,
@@ -256,18 +253,8 @@ def main() -> None:
         kind, n, n_groups, precision, devices = json.loads(options.case)
         print(json.dumps(measured(kind, n, n_groups, precision, devices, 3 if n > 1_000_000 else 7)))
         return
-    environment, records, todo = common.environment("jaxlib"), [], cases(options.quick)
-    with Progress() as progress:
-        bar = progress.add_task("populations", total=len(todo))
-        for case in todo:
-            progress.update(bar, description=f"{case[0]}, {case[1]:,} × {case[2]}, {case[3]}, {case[4]}")
-            command = [sys.executable, __file__, "--case", json.dumps(case)]
-            done = subprocess.run(command, capture_output=True, text=True)
-            if done.returncode:
-                sys.exit(f"{case} failed:\n{done.stderr}")
-            records.append(json.loads(done.stdout.splitlines()[-1]))
-            report(records, environment, options.output)
-            progress.advance(bar)
+    environment = common.environment("jaxlib")
+    common.in_processes(__file__, cases(options.quick), lambda records: report(records, environment, options.output))
     print((options.output / "scale.md").read_text())
 
 

@@ -57,7 +57,8 @@ jaxgame steer --survey gss2018-ideology-age --share 0.3 --agents 20 --lever targ
 jaxgame steer --game game.toml --floor 0.05 --lever common
 
 Other options of the population come from --config, a TOML file as for `jaxgame study`. With --out: report.html,
-report.json, plan.npz and the figure plan. Exit code 1: the plan does not do what was asked; 2: bad input.
+report.json, plan.npz and the figures plan and, of a survey, map. Exit code 1: the plan does not do what was asked; 2:
+bad input.
 """)
 
 SOLVE = _paragraphs("""
