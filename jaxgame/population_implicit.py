@@ -38,7 +38,7 @@ def tangent(
     """
     members, changes = jax.jvp(lambda game: game.members(lambda x: x), (game,), (change,))
     n, n_groups = profile.shape
-    blocks = functools.partial(_over_blocks, members, profile, _even(n, block_size(n, n_groups, profile.dtype)))
+    blocks = functools.partial(_over_blocks, members, profile, _even(n, block_size(n, n_groups, profile.dtype, False)))
     zero, square = jnp.zeros(n_groups, profile.dtype), jnp.zeros((n_groups, n_groups), profile.dtype)
 
     def replies(here: Members, _: None, mixture: Array) -> tuple[tuple[Array, Array, Array], None]:

@@ -37,6 +37,7 @@ from jaxgame.solvers.logit_newton import LogitNewton
 from jaxgame.solvers.loop import CONVERGED, MAX_STEPS, NONFINITE, STALLED, Loop, Progress
 from jaxgame.solvers.newton import natural_face, project_on, solve_on
 from jaxgame.solvers.parts import largest, on_parts
+from jaxgame.solvers.population import holds
 from jaxgame.solvers.scale import Scale, measure, uniform
 from jaxgame.solvers.settle import is_populous, settle
 
@@ -209,7 +210,7 @@ def _settled(carried_game: Carried, start, tol, max_steps, record: int) -> tuple
 
     def settled(part: Any, axis: str | None, *arguments: Array) -> tuple[Array, Any]:
         found = settle(part, *arguments, record=record, axis=axis)
-        concave = ~largest(~concave_agents(part, found.profile).all(), axis)
+        concave = ~largest(~holds(part, lambda some: concave_agents(some, some.chosen.linear)), axis)
         return found.profile, found.replace(profile=None, gap=jnp.where(concave, found.gap, jnp.inf))
 
     if crowd:

@@ -19,7 +19,7 @@ def small(monkeypatch):
     monkeypatch.setattr(settle, "POPULOUS", 1)
     monkeypatch.setattr(settle, "LEAST", 64)
     monkeypatch.setattr(settle, "SHARE", 4)
-    monkeypatch.setattr(population, "BLOCK_BYTES", 1)
+    monkeypatch.setattr(population, "BLOCK_BYTES", (1, 1))
     for module in (respond, faces):
         monkeypatch.setattr(module, "LOT", 40)
     jax.clear_caches()

@@ -44,17 +44,30 @@ def semidefinite(own: Blocks, size: Array, n_groups: int) -> Array:
 
     if own.dense is not None:
         return every_agent()
-    # Weyl's inequality settles most games with one elimination a matrix instead of one an agent.
-    bound = jnp.broadcast_to(own.diagonal.min(1), (n,))
-    if own.terms:
-        coefficients, matrices = (jnp.stack(part) for part in zip(*own.terms, strict=True))
-        norm = _norm(matrices)
+    least = jnp.broadcast_to(own.diagonal.min(1), (n,))
+    if not own.terms:
+        return least >= -rounding * size
+    coefficients = [jnp.broadcast_to(coefficient, (n,)) for coefficient, _ in own.terms]
+    matrices = jnp.stack([matrix for _, matrix in own.terms])
+    norms = _norm(matrices)
+
+    def enough(harmless: list[Any]) -> Array:
+        losses = [
+            jnp.where(none, 0, jnp.abs(c) * norm) for none, c, norm in zip(harmless, coefficients, norms, strict=True)
+        ]
+        return sum(losses, -least) <= rounding * size
+
+    # Weyl's inequality settles most games with one elimination a matrix, or none, instead of one an agent.
+    def by_matrix() -> Array:
         both = jnp.stack([matrices, -matrices])
-        upward, downward = linalg.is_positive_semidefinite(both, jnp.broadcast_to(rounding * norm, both.shape[:2]))
-        harmless = (coefficients >= 0) & upward[:, None] | (coefficients <= 0) & downward[:, None]
-        bound = bound - jnp.where(harmless, 0, jnp.abs(coefficients) * norm[:, None]).sum(0)
-    enough = bound >= -rounding * size
-    return lax.cond(enough.all(), lambda: enough, every_agent)
+        upward, downward = linalg.is_positive_semidefinite(both, jnp.broadcast_to(rounding * norms, both.shape[:2]))
+        settled = enough(
+            [(c >= 0) & up | (c <= 0) & down for c, up, down in zip(coefficients, upward, downward, strict=True)]
+        )
+        return lax.cond(settled.all(), lambda: settled, every_agent)
+
+    settled = enough([False] * len(coefficients))
+    return lax.cond(settled.all(), lambda: settled, by_matrix)
 
 
 def own_curvature(game: Any, profile: Array) -> tuple[Blocks, Array]:

@@ -13,7 +13,7 @@ import jax.numpy as jnp
 from jax import Array, lax
 from jax.experimental.layout import Layout, with_layout_constraint
 
-STEPS = 6  # after which nearly all agents have found their level; the rest goes on
+STEPS = 5  # after which nearly all agents are near their level; one more makes sure, and the rest goes on
 
 
 def agents_last(x: Array) -> Array:
@@ -53,44 +53,68 @@ def waterfill(linear: Array, curvature: Array, height: Array | None = None) -> t
     With how far (b,) their sums were from 1 before they were scaled to it, and the height (b,) of the best group above
     the level. NaN for an agent with a NaN, or with h = 0. height: near that one, for a start.
     """
-    x = linear - over_groups(jnp.maximum, linear)[None]
-    alike = curvature.shape[0] == 1
-    h = jnp.broadcast_to(curvature, (curvature.shape[0], x.shape[1]))
-    most = over_groups(jnp.maximum, h)
-    u = None if alike else most[None] / h
+    basin = Basin(linear, curvature)
+    return basin.filled(basin.rough() if height is None else height)
 
-    # One Newton step: to the level at which the groups above the last one would be filled. A row at a time, or XLA
-    # would write the selections to memory.
-    def raised(level: Array) -> Array:
-        rows = list(zip(x, [None] * x.shape[0] if u is None else u, strict=True))
+
+class Basin:
+    """What is to be filled: groups at x = b − max b, of width 1 / h each."""
+
+    def __init__(self, linear: Array, curvature: Array) -> None:
+        self.x = linear - over_groups(jnp.maximum, linear)[None]
+        self.h = jnp.broadcast_to(curvature, (curvature.shape[0], self.x.shape[1]))
+        self.most = over_groups(jnp.maximum, self.h)
+        self.u = None if curvature.shape[0] == 1 else self.most[None] / self.h
+
+    def raised(self, level: Array) -> Array:
+        """One Newton step: to the level at which the groups above the last one would be filled.
+
+        A row at a time, or XLA would write the selections to memory.
+        """
+        rows = list(zip(self.x, [None] * self.x.shape[0] if self.u is None else self.u, strict=True))
         mass = [jnp.where(row > level, row if w is None else row * w, 0) for row, w in rows]
         slope = [jnp.where(row > level, jnp.ones_like(row) if w is None else w, 0) for row, w in rows]
-        return (over_groups(jnp.add, mass) - most) / over_groups(jnp.add, slope)
+        return (over_groups(jnp.add, mass) - self.most) / over_groups(jnp.add, slope)
 
-    if height is not None:
-        before = raised(-height)  # from wherever, the first step leads below the root
-    elif u is None:
-        before = -most  # the highest level at which one group alone is filled
-    else:
-        before = over_groups(jnp.maximum, [row - hd for row, hd in zip(x, h, strict=True)])
-    level = raised(before)
-    for _ in range(STEPS - 1 if height is None else 0):
-        before, level = level, raised(level)
+    def rough(self) -> Array:
+        """Heights (b,) of the best group above a level that is at most the right one, and mostly right."""
+        if self.u is None:
+            level = -self.most  # the highest level at which one group alone is filled
+        else:
+            level = over_groups(jnp.maximum, [row - hd for row, hd in zip(self.x, self.h, strict=True)])
+        for _ in range(STEPS):
+            level = self.raised(level)
+        return -level
 
-    def unsettled(carry: tuple[Array, Array, Array]) -> Array:
-        before, level, k = carry
-        return (level > before).any() & (k < 2 * x.shape[0])
+    def mixture(self, level: Array, total: Array | float = 1.0) -> Array:
+        """What is filled up to a level (b,), over the total."""
+        above = jnp.maximum(self.x - level[None], 0)
+        return (above if self.u is None else above * self.u) * (1 / (self.most * total))[None]
 
-    def again(carry: tuple[Array, Array, Array]) -> tuple[Array, Array, Array]:
-        _, level, k = carry
-        above = x > level[None]
-        mass = folded(jnp.add, jnp.where(above, x if u is None else x * u, 0))
-        slope = folded(jnp.add, jnp.where(above, jnp.ones_like(x) if u is None else u, 0))
-        return level, (mass - most) / slope, k + 1
+    def filled(self, height: Array) -> tuple[Array, Array, Array]:
+        """As `waterfill`."""
+        x, u = self.x, self.u
+        enough = x.shape[0] * jnp.finfo(x.dtype).eps
 
-    _, level, _ = lax.while_loop(unsettled, again, (before, level, jnp.zeros((), int)))
-    heights = [jnp.maximum(row - level, 0) for row in x]
-    total = over_groups(jnp.add, heights if u is None else [a * w for a, w in zip(heights, u, strict=True)]) / most
-    above = jnp.maximum(x - level[None], 0)
-    mixture = (above if u is None else above * u) * (1 / (most * total))[None]
-    return mixture, jnp.abs(total - 1), -level
+        def total(level: Array) -> Array:
+            rows = [jnp.maximum(row - level, 0) for row in x]
+            filled = rows if u is None else [a * w for a, w in zip(rows, u, strict=True)]
+            return over_groups(jnp.add, filled) / self.most
+
+        def unsettled(carry: tuple[Array, ...]) -> Array:
+            before, level, total, k = carry
+            return ((jnp.abs(total - 1) > enough) & (level > before)).any() & (k < 2 * x.shape[0])
+
+        def again(carry: tuple[Array, ...]) -> tuple[Array, ...]:
+            _, before, _, k = carry
+            above = x > before[None]
+            mass = folded(jnp.add, jnp.where(above, x if u is None else x * u, 0))
+            slope = folded(jnp.add, jnp.where(above, jnp.ones_like(x) if u is None else u, 0))
+            level = (mass - self.most) / slope
+            return before, level, total(level), k + 1
+
+        # From wherever, one step leads below the root.
+        level = self.raised(-height)
+        begin = level - self.most, level, total(level), jnp.zeros((), int)
+        _, level, mass, _ = lax.while_loop(unsettled, again, begin)
+        return self.mixture(level, mass), jnp.abs(mass - 1), -level

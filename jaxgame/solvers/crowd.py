@@ -14,7 +14,7 @@ import jax
 import jax.numpy as jnp
 from jax import Array, lax
 
-from jaxgame import simplex
+from jaxgame import linalg, simplex
 from jaxgame._pytree import pytree
 from jaxgame.certificate.gap import NUDGE, semidefinite
 from jaxgame.games.affine import AffineMap, Aggregate, Blocks, averaged
@@ -80,17 +80,16 @@ def settle_crowd(game: ConcaveGame, start: Array, tol: Array, max_steps: Array, 
     sampled = Agents(game.utility, jax.tree.map(lambda x: x[few], game.params), n)
     uniform = jnp.full((len(few), n_groups), 1 / n_groups, dtype)
 
-    def answered(point: Array, near: Array, fine: Array) -> tuple[Array, Array]:
+    def answered(point: Array, near: Array, fine: Array) -> tuple[Array, Array, Array]:
         near = responses(sampled, point, near, fine)
-        return averaged(jnp.full(len(few), 1 / len(few), dtype), near), near
-
-    def jacobian(point: Array, near: Array) -> Array:
         affine = sampled.affine(point, near)
         assert isinstance(affine.others, Aggregate)
-        return own_blocks(affine, jnp.zeros_like(near), near > 0).to_aggregate(affine.others)
+        slope = own_blocks(affine, jnp.zeros_like(near), near > 0).to_aggregate(affine.others)
+        total = averaged(jnp.full(len(few), 1 / len(few), dtype), near)
+        return total, linalg.inverse(jnp.eye(n_groups, dtype=dtype) + slope), near
 
     scale = _scale(everyone, sampled.affine(uniform[0], uniform), uniform[0])
-    search = of_sample(answered, jacobian, start, uniform, len(few))
+    search = of_sample(answered, uniform, start, len(few))
     weights = jnp.full(n, 1 / n, dtype)
 
     def again(carry: tuple) -> tuple:

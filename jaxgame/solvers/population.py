@@ -18,10 +18,12 @@ from jaxgame.games.affine import AffineMap
 from jaxgame.games.members import Members, Rows
 from jaxgame.solvers import parts
 from jaxgame.solvers.columns import agents_last, over_groups, tree
+from jaxgame.solvers.reply import to_aggregate
 from jaxgame.solvers.respond import is_closed, respond
 
-BLOCK_BYTES = 2**20  # of one (D, b) array: measured, benchmarks/README.md
+BLOCK_BYTES = 2**17, 2**20  # of one (D, b) array, for formulas and for matrices: measured, benchmarks/README.md
 LANES = 128
+AT_ONCE = 2**18  # agents of whom a few numbers each are looked at
 CHUNK = 1024  # agents whose mixtures are added up one by one
 RUN = 8  # neighbours that are sampled together: whole cache lines
 
@@ -31,7 +33,8 @@ class Answer:
     """What a population answers to an aggregate S.
 
     total: Σ weight_i w_i; shown: Σ reach_i w_i; error, slip, gap: of the worst agent, as of `Response`; spread: the
-    largest marginal at the uniform profile, centred.
+    largest marginal at the uniform profile, centred; slope: −∂total/∂(B S), (D, D), where asked for, agents' own shares
+    of S left out.
     """
 
     total: Array
@@ -40,11 +43,12 @@ class Answer:
     slip: Array
     gap: Array
     spread: Array
+    slope: Array | None = None
 
 
-def block_size(n: int, n_groups: int, dtype: Any) -> int:
-    """Agents at a time: enough to share a block's work among cores."""
-    size = BLOCK_BYTES // (jnp.dtype(dtype).itemsize * n_groups)
+def block_size(n: int, n_groups: int, dtype: Any, closed: bool) -> int:
+    """Agents at a time: few enough to stay in cache; of those with matrices, enough for the late ones to fill lots."""
+    size = BLOCK_BYTES[not closed] // (jnp.dtype(dtype).itemsize * n_groups)
     return min(n, max(size // LANES * LANES, LANES))
 
 
@@ -56,6 +60,7 @@ def answer(
     *,
     spread: Array,
     write: Array,
+    slope: bool = False,
     axis: str | None = None,
 ) -> tuple[Answer, Any]:
     """All agents' responses to S (D,) up to tol.
@@ -68,10 +73,10 @@ def answer(
     dtype = aggregate.dtype
     first = game.members(lambda x: x[:1])
     closed, felt = is_closed(first), (first.B * aggregate[None]).sum(1)
-    size = block_size(n, n_groups, dtype)
+    size = block_size(n, n_groups, dtype, closed)
 
     def block(k: Array, carry: tuple) -> tuple:
-        total, shown, (*bounds, most), profile = carry
+        total, shown, slopes, (*bounds, most), profile = carry
         # The last block overlaps the one before; what is there for the second time has no weight.
         start = jnp.minimum(k * size, n - size)
         fresh = start + jnp.arange(size) >= k * size
@@ -83,7 +88,10 @@ def answer(
             near = jnp.full_like(linear, 1 / n_groups) if profile is None else agents_last(rows(profile))
         found = respond(members, linear - members.sensitivity[None] * felt[:, None], near, tol)
         mixture = found.mixture
-        total = _added(total, _weighed(mixture, jnp.where(fresh, members.weight, 0)))
+        weight = jnp.where(fresh, members.weight, 0)
+        total = _added(total, _weighed(mixture, weight))
+        if slope:
+            slopes = slopes + to_aggregate(members.replace(own=None, matrix=None), mixture.T, weight)
         if members.reach is not None:
             shown = _added(shown, _weighed(mixture, jnp.where(fresh, members.reach, 0)))
         put = functools.partial(_put, start)
@@ -93,14 +101,15 @@ def answer(
             )
         most = lax.cond(spread < 0, lambda: jnp.maximum(most, _spread(members, linear)), lambda: most)
         worst = map(jnp.maximum, bounds, (found.error, found.slip, found.gap))
-        return total, shown, (*worst, most), profile
+        return total, shown, slopes, (*worst, most), profile
 
     zero, least = jnp.zeros(n_groups, dtype), jnp.zeros(size, dtype)
-    start = (zero, zero), (zero, zero), (least, least, least, jnp.maximum(least, spread)), profile
-    total, shown, worst, profile = lax.fori_loop(0, -(-n // size), block, start)
+    slopes = jnp.zeros((n_groups, n_groups), dtype) if slope else None
+    start = (zero, zero), (zero, zero), slopes, (least, least, least, jnp.maximum(least, spread)), profile
+    total, shown, slopes, worst, profile = lax.fori_loop(0, -(-n // size), block, start)
     sums = (total[0] + total[1], *(() if first.reach is None else (shown[0] + shown[1],)))
     sums, worst = parts.total(sums, axis), parts.largest(tuple(x.max() for x in worst), axis)
-    return Answer(sums[0], sums[-1], *worst), profile
+    return Answer(sums[0], sums[-1], *worst, None if slopes is None else parts.total(slopes, axis)), profile
 
 
 def _put(start: Array, profile: Array, mixture: Array) -> Array:
@@ -114,13 +123,14 @@ def _spread(members: Members, linear: Array) -> Array:
     if members.own is not None and members.matrix is not None:
         parts.append((members.own, members.matrix))
     share = 1 / linear.shape[0]
-    slope = linear - share * blocks.diagonal.T
+    # Row by row: what all agents share is a number a group.
+    rows = [row - share * d for row, d in zip(linear, jnp.broadcast_to(blocks.diagonal, linear.T.shape).T, strict=True)]
     for coefficient, matrix in parts:
-        slope = slope - coefficient[None] * (share * matrix.sum(1))[:, None]
+        rows = [row - coefficient * felt for row, felt in zip(rows, share * matrix.sum(1), strict=True)]
     if blocks.dense is not None:
-        slope = slope - share * agents_last(blocks.dense.sum(2))
-    mean = share * over_groups(jnp.add, slope)
-    return over_groups(jnp.maximum, [jnp.abs(row - mean) for row in slope])
+        rows = [row - share * total for row, total in zip(rows, agents_last(blocks.dense.sum(2)), strict=True)]
+    mean = share * over_groups(jnp.add, rows)
+    return over_groups(jnp.maximum, [jnp.abs(row - mean) for row in rows])
 
 
 def _weighed(mixture: Array, weight: Array) -> Array:
@@ -158,6 +168,18 @@ class Sample:
 
     def affine(self) -> AffineMap:
         return self.chosen.affine()
+
+
+def holds(game: Any, condition: Callable[[Any], Array]) -> Array:
+    """Whether a condition (b,) on a `Sample` holds for all agents of a game, those of a block at a time."""
+    n = game.n_agents
+    size = min(n, AT_ONCE)
+
+    def block(k: Array, so_far: Array) -> Array:
+        rows = functools.partial(lax.dynamic_slice_in_dim, start_index=jnp.minimum(k * size, n - size), slice_size=size)
+        return so_far & condition(Sample(game.members(rows))).all()
+
+    return lax.fori_loop(0, -(-n // size), block, jnp.ones((), bool))
 
 
 def sample(game: Any, size: int, axis: str | None = None) -> Sample:

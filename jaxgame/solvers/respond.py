@@ -17,7 +17,7 @@ from jaxgame import linalg
 from jaxgame._pytree import pytree
 from jaxgame.games.affine import Blocks
 from jaxgame.games.members import Members
-from jaxgame.solvers.columns import over_groups, waterfill
+from jaxgame.solvers.columns import Basin, over_groups, waterfill
 from jaxgame.solvers.faces import LOT, Product, advance, inner, product
 
 FACE_STEPS = 4  # of conjugate gradients in a round: the face may be the wrong one
@@ -64,14 +64,19 @@ def _closed(members: Members, linear: Array, tol: Array) -> Response:
         mixture, off, height = waterfill(linear, h, height)
         return Response(mixture, jnp.zeros_like(off), off * most, 2 * off * height), height
 
-    found, height = once(linear)
     if members.own is None or members.matrix is None:
-        return found
+        return once(linear)[0]
     own, matrix = members.own, members.matrix
     felt = jnp.abs(own) * (matrix.max() - matrix.min())  # at most, of a move of size 1
 
     # A marginal that is wrong by δ moves an entry of the response by at most 2 δ / h.
     reply = 2 * felt / h.min(0)
+
+    def target(mixture: Array) -> Array:
+        return linear - own[None] * (matrix @ mixture)
+
+    def moved(new: Array, old: Array) -> Array:
+        return over_groups(jnp.add, jnp.abs(new - old))
 
     def unsettled(carry: tuple[Response, Array, Array, Array]) -> Array:
         *_, moved, k = carry
@@ -79,12 +84,21 @@ def _closed(members: Members, linear: Array, tol: Array) -> Response:
 
     def again(carry: tuple[Response, Array, Array, Array]) -> tuple[Response, Array, Array, Array]:
         now, height, _, k = carry
-        new, height = once(linear - own[None] * (matrix @ now.mixture), height)
-        return new, height, over_groups(jnp.add, jnp.abs(new.mixture - now.mixture)), k + 1
+        new, height = once(target(now.mixture), height)
+        return new, height, moved(new.mixture, now.mixture), k + 1
 
-    begin = found, height, jnp.ones_like(reply), jnp.zeros((), int)
-    found, _, moved, _ = lax.while_loop(unsettled, again, begin)
-    return Response(found.mixture, found.error, found.slip + felt * moved, found.gap + felt * moved)
+    def with_share() -> tuple[Response, Array, Array]:
+        # By a mixture that need not be exact.
+        basin = Basin(linear, h)
+        height = basin.rough()
+        rough = basin.mixture(-height)
+        found, height = once(target(rough), height)
+        return found, height, moved(found.mixture, rough)
+
+    counts = (reply > tol).any()
+    begin = lax.cond(counts, with_share, lambda: (*once(linear), jnp.ones_like(reply)))
+    found, _, off, _ = lax.while_loop(unsettled, again, (*begin, jnp.ones((), int)))
+    return Response(found.mixture, found.error, found.slip + felt * off, found.gap + felt * off)
 
 
 def _iterated(members: Members, linear: Array, start: Array, tol: Array) -> Response:

@@ -16,8 +16,7 @@ from jax import Array, lax
 from jaxgame import linalg
 from jaxgame._pytree import pytree
 from jaxgame.games import is_aggregative
-from jaxgame.solvers.own_blocks import own_blocks
-from jaxgame.solvers.parts import count, largest, total
+from jaxgame.solvers.parts import count, largest
 from jaxgame.solvers.population import Answer, answer, sample
 from jaxgame.solvers.respond import is_closed
 from jaxgame.solvers.scale import norms
@@ -27,10 +26,7 @@ SAMPLE_STEPS = 40
 SLOW = 0.1  # ratio of misses that is not worth a pass
 SHORTEST = 2.0**-20  # of a Newton step
 LEAST = 4096  # agents that are sampled
-SHARE, MOST = (
-    8,
-    100_000,
-)  # where their responses are formulas: one agent in so many, up to what leaves two passes to 1e-6
+SHARE, ENOUGH, PART = 8, 100_000, 32  # where their responses are formulas: one agent in 8, of many one in 32
 
 
 @pytree()
@@ -173,49 +169,59 @@ def settle(game: Any, start: Array, tol: Array, max_steps: Array, record: int = 
 def sample_size(n: int, closed: bool, parts: int = 1) -> int:
     """How many of the n agents that each of so many parts holds are sampled."""
     least = -(-LEAST // parts)
-    return max(least, min(n // SHARE, MOST // parts)) if closed else least
+    return max(least, min(n // SHARE, max(ENOUGH // parts, n // PART))) if closed else least
 
 
 def of_members(few: Any, start: Array, axis: str | None = None) -> Search:
-    """Where to begin on all agents: Newton on a sample of them, from an aggregate (D,)."""
-    n_groups, dtype, sampled = few.n_groups, start.dtype, few.n_agents * count(axis)
-    # An agent's own share of S hardly changes how it responds: left out, responses stay formulas where they are.
-    parts = few.chosen.replace(own=None, matrix=None).affine()
-    always, known = jnp.ones((), bool), jnp.ones((), dtype)
-
-    def respond(point: Array, near: Array, fine: Array) -> tuple[Array, Array]:
-        found, near = answer(few, point, near, fine, spread=known, write=always, axis=axis)
-        return found.total, near
-
-    def jacobian(_: Array, near: Array) -> Array:
-        return total(own_blocks(parts, jnp.zeros_like(near), near > 0).to_aggregate(parts.others), axis)
-
-    return of_sample(respond, jacobian, start, jnp.full((few.n_agents, n_groups), 1 / n_groups, dtype), sampled)
+    """Where to begin on all agents: Newton on a few of a sample of them, from an aggregate (D,); one step on the rest
+    of it.
+    """
+    fewer = sample(few, LEAST // count(axis), axis)
+    search = of_sample(*_sampled(fewer, axis), start, fewer.n_agents * count(axis))
+    if fewer.n_agents == few.n_agents:
+        return search
+    respond, near = _sampled(few, axis)
+    answered, inverse, _ = respond(search.point, near, precision(search.gain))
+    return ready(search.tried(answered, inverse), few.n_agents * count(axis))
 
 
-def of_sample(
-    respond: Callable[[Array, Array, Array], tuple[Array, Array]],
-    jacobian: Callable[[Array, Array], Array],
-    start: Array,
-    near: Array,
-    sampled: int,
-) -> Search:
+Respond = Callable[[Array, Any, Array], tuple[Array, Array, Any]]
+
+
+def _sampled(few: Any, axis: str | None) -> tuple[Respond, Array | None]:
+    """How a sample responds, and the mixtures to begin near, as for `of_sample`."""
+    n, n_groups, dtype = few.n_agents, few.n_groups, few.chosen.linear.dtype
+    near = None if is_closed(few.chosen) else jnp.full((n, n_groups), 1 / n_groups, dtype)
+    always, known, identity = jnp.ones((), bool), jnp.ones((), dtype), jnp.eye(n_groups, dtype=dtype)
+
+    def respond(point: Array, near: Array | None, fine: Array) -> tuple[Array, Array, Array | None]:
+        found, near = answer(few, point, near, fine, spread=known, write=always, slope=True, axis=axis)
+        return found.total, linalg.inverse(identity + found.slope @ few.chosen.B), near
+
+    return respond, near
+
+
+def of_sample(respond: Respond, near: Any, start: Array, sampled: int) -> Search:
     """Where to begin on all agents: Newton on a sample of so many, from an aggregate (D,).
 
-    respond(point, mixtures near the answer, precision) -> (what their mixtures add up to, these);
-    jacobian(point, these) of the negative of that sum.
+    respond(point, mixtures near the answer, precision) -> (what their mixtures add up to, the inverse of I less the
+    Jacobian of that, these).
     """
-    identity = jnp.eye(len(start), dtype=start.dtype)
 
-    def step(search: Search, near: Array) -> tuple[Search, Array, Array]:
-        answered, near = respond(search.point, near, precision(search.length * search.miss))
-        search = search.tried(answered, linalg.inverse(identity + jacobian(search.point, near)))
+    def step(search: Search, near: Any) -> tuple[Search, Any, Array]:
+        answered, inverse, near = respond(search.point, near, precision(search.length * search.miss))
+        search = search.tried(answered, inverse)
         settled = search.miss <= 0.1 / sampled**0.5
         return search, near, settled | (search.steps >= SAMPLE_STEPS) | (search.length < SHORTEST)
 
-    search = begin(start, identity, 1.0)
+    search = begin(start, jnp.eye(len(start), dtype=start.dtype), 1.0)
     unsettled = jnp.zeros((), bool)
     search, *_ = lax.while_loop(lambda carry: ~carry[-1], lambda carry: step(*carry[:-1]), (search, near, unsettled))
+    return ready(search, sampled)
+
+
+def ready(search: Search, sampled: int) -> Search:
+    """For all agents, after a search on so many."""
     return begin(search.point, search.inverse, 0.5 / sampled**0.5)
 
 
