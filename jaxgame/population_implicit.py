@@ -22,9 +22,9 @@ from jaxgame import linalg
 from jaxgame.games.affine import averaged
 from jaxgame.games.members import Members
 from jaxgame.implicit import Linear, Solver
-from jaxgame.solvers.parts import largest, total
+from jaxgame.solvers.parts import total
 from jaxgame.solvers.population import block_size
-from jaxgame.solvers.reply import own_part, reply, to_aggregate
+from jaxgame.solvers.reply import MODEST, reply, to_aggregate
 from jaxgame.solvers.respond import is_closed
 
 
@@ -38,13 +38,19 @@ def tangent(
     """
     members, changes = jax.jvp(lambda game: game.members(lambda x: x), (game,), (change,))
     n, n_groups = profile.shape
-    blocks = functools.partial(_over_blocks, members, profile, _even(n, block_size(n, n_groups, profile.dtype, False)))
+    blocks = functools.partial(
+        _over_blocks, members, profile, _even(n, block_size(n, n_groups, profile.dtype, is_closed(members)))
+    )
     zero, square = jnp.zeros(n_groups, profile.dtype), jnp.zeros((n_groups, n_groups), profile.dtype)
+
+    # In double precision, where first order is too little of large shares of S, passes make up for the rest.
+    repaired = is_closed(members) and members.own is not None and jnp.finfo(zero.dtype).bits > 32
+    most = MODEST if repaired else float(jnp.finfo(zero.dtype).eps) ** 0.5
 
     def replies(here: Members, _: None, mixture: Array) -> tuple[tuple[Array, Array, Array], None]:
         """S, Σ weight_i sensitivity_i G_i and Σ reach_i sensitivity_i G_i."""
-        first = to_aggregate(here, mixture, here.weight)
-        other = first if here.reach is None else to_aggregate(here, mixture, here.reach)
+        first = to_aggregate(here, mixture, here.weight, most)
+        other = first if here.reach is None else to_aggregate(here, mixture, here.reach, most)
         return (averaged(here.weight, mixture), first, other), None
 
     aggregate, responses, shares = total(blocks(None, replies, (zero, square, square))[0], axis)
@@ -72,14 +78,7 @@ def tangent(
         """The same, as far as responses are known."""
         return (responses * x[None]).sum(1), (shares * x[None]).sum(1)
 
-    if not is_closed(members) or members.own is None:
-        answer = known
-    else:
-        exact = largest(own_part(members), axis) ** 2 <= 4 * jnp.finfo(zero.dtype).eps
-
-        def answer(x: Array) -> tuple[Array, Array]:
-            return lax.cond(exact, known, answered, x)
-
+    answer = answered if repaired else known
     inverse = linalg.inverse(jnp.eye(len(zero), dtype=zero.dtype) + responses @ members.B)
     shift = solver(
         lambda x: x + answer((members.B * x[None]).sum(1))[0],

@@ -19,7 +19,7 @@ from jaxgame.games.members import Members, Rows
 from jaxgame.solvers import parts
 from jaxgame.solvers.columns import agents_last, over_groups, tree
 from jaxgame.solvers.reply import to_aggregate
-from jaxgame.solvers.respond import is_closed, respond
+from jaxgame.solvers.respond import is_closed, nearby, respond
 
 BLOCK_BYTES = 2**17, 2**20  # of one (D, b) array, for formulas and for matrices: measured, benchmarks/README.md
 LANES = 128
@@ -60,19 +60,20 @@ def answer(
     *,
     spread: Array,
     write: Array,
+    first: Array | bool = False,
     slope: bool = False,
     axis: str | None = None,
 ) -> tuple[Answer, Any]:
     """All agents' responses to S (D,) up to tol.
 
     profile (n, D): where to put them, and for matrix curvature near them for a start; closed forms are kept only if
-    `write`. None: to be put nowhere. spread: as of an answer before, or negative if unknown. axis: over which the
-    agents are spread.
+    `write`; what is there does not matter the `first` time. None: to be put nowhere. spread: as of an answer before, or
+    negative if unknown. axis: over which the agents are spread.
     """
     n, n_groups = game.n_agents, game.n_groups
     dtype = aggregate.dtype
-    first = game.members(lambda x: x[:1])
-    closed, felt = is_closed(first), (first.B * aggregate[None]).sum(1)
+    one = game.members(lambda x: x[:1])
+    closed, felt = is_closed(one), (one.B * aggregate[None]).sum(1)
     size = block_size(n, n_groups, dtype, closed)
 
     def block(k: Array, carry: tuple) -> tuple:
@@ -83,10 +84,11 @@ def answer(
         rows = functools.partial(lax.dynamic_slice_in_dim, start_index=start, slice_size=size)
         members = game.members(rows)
         linear = agents_last(members.linear)
+        target = linear - members.sensitivity[None] * felt[:, None]
         near = None
-        if not closed:
-            near = jnp.full_like(linear, 1 / n_groups) if profile is None else agents_last(rows(profile))
-        found = respond(members, linear - members.sensitivity[None] * felt[:, None], near, tol)
+        if not closed and profile is not None:
+            near = lax.cond(first, lambda: nearby(members, target), lambda: agents_last(rows(profile)))
+        found = respond(members, target, near, tol)
         mixture = found.mixture
         weight = jnp.where(fresh, members.weight, 0)
         total = _added(total, _weighed(mixture, weight))
@@ -107,7 +109,7 @@ def answer(
     slopes = jnp.zeros((n_groups, n_groups), dtype) if slope else None
     start = (zero, zero), (zero, zero), slopes, (least, least, least, jnp.maximum(least, spread)), profile
     total, shown, slopes, worst, profile = lax.fori_loop(0, -(-n // size), block, start)
-    sums = (total[0] + total[1], *(() if first.reach is None else (shown[0] + shown[1],)))
+    sums = (total[0] + total[1], *(() if one.reach is None else (shown[0] + shown[1],)))
     sums, worst = parts.total(sums, axis), parts.largest(tuple(x.max() for x in worst), axis)
     return Answer(sums[0], sums[-1], *worst, None if slopes is None else parts.total(slopes, axis)), profile
 

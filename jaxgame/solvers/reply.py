@@ -20,6 +20,8 @@ from jaxgame.solvers.own_blocks import own_blocks
 from jaxgame.solvers.respond import is_closed
 
 MODEST = 0.1  # the `own_part` up to which corrections converge fast
+TINY = 128  # units of rounding: an own part so small need be known to some per cent only
+SPARSE = 16  # which then one agent in so many tells
 ROUNDS = 20  # of corrections, after which inverses are cheaper
 
 
@@ -39,13 +41,7 @@ def reply(members: Members, change: Array, mixture: Array) -> Array:
         return tangent(apply(along)) + (x - along)
 
     def solver(members: Members) -> Callable:
-        def solve(_: Callable, rhs: Array) -> Array:
-            # Squares of what is small would be nothing.
-            size = jnp.abs(rhs).max(1, keepdims=True)
-            size = jnp.where(size > 0, size, 1)
-            return size * _found(members, rhs / size, mixture)
-
-        return solve
+        return lambda _, rhs: _found(members, rhs, mixture)
 
     turned = members if members.matrix is None else members.replace(matrix=members.matrix.T)
     # What is normal to the face is lost on G_i: no need to project the changes first.
@@ -86,16 +82,20 @@ def _found(members: Members, rhs: Array, mixture: Array) -> Array:
 def _by_gradients(members: Members, rhs: Array, mixture: Array) -> tuple[Array, Array]:
     """x = G rhs for matrix curvature, and for which agents (b,) it is found."""
     blocks, own, matrix = members.curvature, members.own, members.matrix
+    size = jnp.abs(rhs).max(1, keepdims=True)
+    size = jnp.where(size > 0, size, 1)
+    rhs = rhs / size  # squares of what is small would be nothing
 
     def alone(rhs: Array) -> Array:
         return conjugate(blocks, rhs.T, mixture.T).T
 
     if own is None or matrix is None:
         found = alone(rhs)
-        return found, jnp.isfinite(found).all(1)
+        return size * found, jnp.isfinite(found).all(1)
     even, odd = (matrix + matrix.T) / 2, (matrix - matrix.T) / 2
     blocks = Blocks(blocks.diagonal, (*blocks.terms, (own, even)), blocks.dense)
-    return _corrected(alone, rhs, own, odd)
+    found, settled = _corrected(alone, rhs, own, odd)
+    return size * found, settled
 
 
 def _corrected(alone: Callable[[Array], Array], rhs: Array, own: Array, matrix: Array) -> tuple[Array, Array]:
@@ -132,10 +132,10 @@ def own_part(members: Members) -> Array:
     return jnp.where(least > 0, added / jnp.where(least > 0, least, 1), jnp.inf).max()
 
 
-def to_aggregate(members: Members, mixture: Array, weight: Array) -> Array:
+def to_aggregate(members: Members, mixture: Array, weight: Array, most: float = MODEST) -> Array:
     """Σ weight_i sensitivity_i G_i, (D, D), for mixtures (b, D).
 
-    Exact for matrix curvature and for agents that are large themselves; else up to the square of `own_part`.
+    Exact for matrix curvature, and where the `own_part` is more than `most`; else up to its square.
     """
 
     def exact() -> Array:
@@ -145,18 +145,31 @@ def to_aggregate(members: Members, mixture: Array, weight: Array) -> Array:
     if not is_closed(members):
         return exact()
     u = _slopes(members, mixture)
-    share = 1 / _sums(u)
     strength = weight * members.sensitivity
-    straight, rows = jnp.diag(strength @ u), (strength * share)[:, None] * u
+    rows = (strength / _sums(u))[:, None] * u
+    straight = jnp.diag(strength @ u) - rows.T @ u
     if members.own is None or members.matrix is None:
-        return straight - rows.T @ u
-    own, matrix = members.own[:, None], members.matrix
+        return straight
+    own, matrix = members.own, members.matrix
 
-    def first_order() -> Array:
-        # G less G own O G, with G = diag(u) − u uᵀ / Σ u.
-        ahead, back = own * (u @ matrix.T), own * (u @ matrix)
-        level = share * _sums(u * ahead)
-        turned = matrix * (((strength[:, None] * own) * u).T @ u)
-        return straight - turned + (rows * (ahead - level[:, None] - 1)).T @ u + rows.T @ (u * back)
+    def first_order(every: int) -> Array:
+        """By one agent in so many."""
+        some, mine = u[::every], (strength * own)[::every]
+        counted = mine.sum()
+        scale = (strength * own).sum() / jnp.where(counted != 0, counted, 1)
+        return straight - scale * _of_shares(some, mine, matrix)
 
-    return lax.cond(own_part(members) <= MODEST, first_order, exact)
+    size = own_part(members)
+    few = size <= TINY * jnp.finfo(mixture.dtype).eps
+    kind = jnp.where(few, 0, jnp.where(size <= most, 1, 2))
+    return lax.switch(kind, [lambda: first_order(SPARSE), lambda: first_order(1), exact])
+
+
+def _of_shares(u: Array, strength: Array, matrix: Array) -> Array:
+    """Σ strength_i G_i O G_i, with G_i = diag(u) − u uᵀ / Σ u of the rows of u."""
+    share = 1 / _sums(u)
+    rows = (strength * share)[:, None] * u
+    ahead, back = u @ matrix.T, u @ matrix
+    level = share * _sums(u * ahead)
+    turned = matrix * ((strength[:, None] * u).T @ u)
+    return turned - (rows * (ahead - level[:, None])).T @ u - rows.T @ (u * back)

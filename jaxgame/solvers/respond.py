@@ -8,6 +8,7 @@ of the aggregate adds to its curvature is small where agents are many: taken fro
 from __future__ import annotations
 
 import functools
+from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
@@ -20,9 +21,11 @@ from jaxgame.games.members import Members
 from jaxgame.solvers.columns import Basin, over_groups, waterfill
 from jaxgame.solvers.faces import LOT, Product, advance, inner, product
 
-FACE_STEPS = 4  # of conjugate gradients in a round: the face may be the wrong one
+FACE_STEPS = 2, 4  # of conjugate gradients in a round, roughly and else: the face may be the wrong one
+ROUGH = 1e-4  # the precision from which on few will do
 ROUNDS = 60  # of one block; an agent that has not settled by then shows in the error
 ROUNDING = 4  # units of it
+BEGIN = 0.3  # measured, benchmarks/README.md
 SHRINK = 8  # which part of a lot goes on with those of other lots
 
 
@@ -47,12 +50,18 @@ def is_closed(members: Members) -> bool:
 def respond(members: Members, linear: Array, start: Array | None, tol: Array) -> Response:
     """Responses to a given linear part (D, b), less what is met, until no mixture is more than tol off.
 
-    `start` (D, b): mixtures near them, for matrix curvature.
+    `start` (D, b): mixtures near them, for matrix curvature; None where none are known.
     """
     if is_closed(members):
         return _closed(members, linear, tol)
-    assert start is not None
-    return _iterated(members, linear, start, tol)
+    return _iterated(members, linear, nearby(members, linear) if start is None else start, tol)
+
+
+def nearby(members: Members, linear: Array) -> Array:
+    """Mixtures (D, b) to begin with, on faces of about the right size: what curvature alike in all directions, a part
+    of the largest, would answer.
+    """
+    return waterfill(linear, BEGIN * majoriser(members.curvature, linear.shape[1])[None])[0]
 
 
 def _closed(members: Members, linear: Array, tol: Array) -> Response:
@@ -156,9 +165,16 @@ def _settled(members: Members, linear: Array, start: Array, tol: Array, few: int
 
     # Below that there is nothing but rounding.
     range_ = over_groups(jnp.maximum, linear) - over_groups(jnp.minimum, linear)
-    tol = tol + ROUNDING * jnp.finfo(linear.dtype).eps * range_ / size
-    # The last ones are those whose faces are large and ill-conditioned.
-    steps = FACE_STEPS if few else linear.shape[0]
+    rough, tol = tol >= ROUGH, tol + ROUNDING * jnp.finfo(linear.dtype).eps * range_ / size
+
+    def improved(steps: int) -> Callable[[_Trial], tuple[Array, Array]]:
+        return lambda now: _improved(apply, target(now.mixture), now.mixture, now.image, steps)
+
+    def advanced(now: _Trial) -> tuple[Array, Array]:
+        if few:
+            return lax.cond(rough, *map(improved, FACE_STEPS), now)
+        # The last ones are those whose faces are large and ill-conditioned.
+        return improved(linear.shape[0])(now)
 
     def unsettled(carry: tuple[_Trial, Array]) -> Array:
         now, k = carry
@@ -166,7 +182,7 @@ def _settled(members: Members, linear: Array, start: Array, tol: Array, few: int
 
     def again(carry: tuple[_Trial, Array]) -> tuple[_Trial, Array]:
         now, k = carry
-        return stepped(*_improved(apply, target(now.mixture), now.mixture, now.image, steps)), k + 1
+        return stepped(*advanced(now)), k + 1
 
     now, _ = lax.while_loop(unsettled, again, (stepped(start, apply(start)), jnp.zeros((), int)))
     return Response(now.mixture, now.moved, jnp.zeros_like(now.moved), now.gap), now.moved > tol

@@ -25,8 +25,10 @@ POPULOUS = 2**16  # numbers n·D
 SAMPLE_STEPS = 40
 SLOW = 0.1  # ratio of misses that is not worth a pass
 SHORTEST = 2.0**-20  # of a Newton step
+PASSES = 50  # that are worth it: what takes more is left to other solvers
 LEAST = 4096  # agents that are sampled
-SHARE, ENOUGH, PART = 8, 100_000, 32  # where their responses are formulas: one agent in 8, of many one in 32
+SHARE, PART = 8, 32  # one agent in 8, of many one in 32, but
+ENOUGH = 100_000, 2**15  # at first, where responses are formulas, and at most, where they are not
 
 
 @pytree()
@@ -133,22 +135,25 @@ def settle(game: Any, start: Array, tol: Array, max_steps: Array, record: int = 
     spread, where the game is a `Part`.
     """
     n, n_groups, dtype = game.n_agents, game.n_groups, start.dtype
-    first = game.members(lambda x: x[:1])
-    closed = is_closed(first)
+    one = game.members(lambda x: x[:1])
+    closed = is_closed(one)
     lipschitz, own = norms(game.affine(), axis)
     pull = largest(jnp.abs(game.members(lambda x: x).sensitivity).max(), axis)
-    ground = Ground(lipschitz, own, pull, first.B)
+    ground = Ground(lipschitz, own, pull, one.B)
 
     def of_all(search: Search, profile: Array, proof: Proof) -> tuple[Search, Array, Proof]:
         # The profile is written if this pass is likely to be the last one.
         write, fine = ahead(search, proof, tol, max_steps)
-        found, profile = answer(game, search.point, profile, fine, spread=proof.spread, write=write, axis=axis)
+        first = search.steps == 0
+        found, profile = answer(
+            game, search.point, profile, fine, spread=proof.spread, write=write, first=first, axis=axis
+        )
         proof = proven(ground, search, proof, found, write | (not closed))
         return search.tried(found.total, None), profile, proof
 
     search = of_members(sample(game, sample_size(n, closed, count(axis)), axis), start, axis)
     proof = unproven(start, record)
-    profile = lax.empty((n, n_groups), dtype) if closed else jnp.full((n, n_groups), 1 / n_groups, dtype)
+    profile = lax.empty((n, n_groups), dtype)
     search, profile, proof = lax.while_loop(
         lambda carry: unfinished(carry[0], carry[2], tol, max_steps),
         lambda carry: of_all(*carry),
@@ -168,8 +173,8 @@ def settle(game: Any, start: Array, tol: Array, max_steps: Array, record: int = 
 
 def sample_size(n: int, closed: bool, parts: int = 1) -> int:
     """How many of the n agents that each of so many parts holds are sampled."""
-    least = -(-LEAST // parts)
-    return max(least, min(n // SHARE, max(ENOUGH // parts, n // PART))) if closed else least
+    formulas, most = (enough // parts for enough in ENOUGH)
+    return max(-(-LEAST // parts), min(n // SHARE, max(formulas, n // PART) if closed else most))
 
 
 def of_members(few: Any, start: Array, axis: str | None = None) -> Search:
@@ -271,4 +276,4 @@ def unfinished(search: Search, proof: Proof, tol: Array, max_steps: Array) -> Ar
     slow = (search.gain > SLOW) | (search.length < 1)
     enough = within(proof, 0.01 * tol) & (proof.residual <= tol)
     done = enough | (within(proof, tol) & slow)
-    return ~done & (search.steps < max_steps) & (search.length > SHORTEST)
+    return ~done & (search.steps < jnp.minimum(max_steps, PASSES)) & (search.length > SHORTEST)
