@@ -27,8 +27,9 @@ SLOW = 0.1  # ratio of misses that is not worth a pass
 SHORTEST = 2.0**-20  # of a Newton step
 PASSES = 50  # that are worth it: what takes more is left to other solvers
 LEAST = 4096  # agents that are sampled
-SHARE, PART = 8, 32  # one agent in 8, of many one in 32, but
-ENOUGH = 100_000, 2**15  # at first, where responses are formulas, and at most, where they are not
+SHARE, PART = 8, 16  # where their responses are formulas: one agent in 8, of more than
+ENOUGH = 100_000  # one in 16, which leaves two passes to 1e-6
+DEAR, MOST = 32, 2**15  # where they are not: one in 32, up to so many
 
 
 @pytree()
@@ -173,8 +174,8 @@ def settle(game: Any, start: Array, tol: Array, max_steps: Array, record: int = 
 
 def sample_size(n: int, closed: bool, parts: int = 1) -> int:
     """How many of the n agents that each of so many parts holds are sampled."""
-    formulas, most = (enough // parts for enough in ENOUGH)
-    return max(-(-LEAST // parts), min(n // SHARE, max(formulas, n // PART) if closed else most))
+    some = min(n // SHARE, max(ENOUGH // parts, n // PART)) if closed else min(n // DEAR, MOST // parts)
+    return max(-(-LEAST // parts), some)
 
 
 def of_members(few: Any, start: Array, axis: str | None = None) -> Search:
