@@ -111,7 +111,8 @@ def answer(
     total, shown, slopes, worst, profile = lax.fori_loop(0, -(-n // size), block, start)
     sums = (total[0] + total[1], *(() if one.reach is None else (shown[0] + shown[1],)))
     sums, worst = parts.total(sums, axis), parts.largest(tuple(x.max() for x in worst), axis)
-    return Answer(sums[0], sums[-1], *worst, None if slopes is None else parts.total(slopes, axis)), profile
+    slopes = None if slopes is None else parts.total(slopes, axis)
+    return Answer(sums[0], sums[-1], *worst, slope=slopes), profile
 
 
 def _put(start: Array, profile: Array, mixture: Array) -> Array:
