@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 
 import jaxgame as jg
-from jaxgame import solving
+from jaxgame import simplex, solving
 from jaxgame.games import subsidised
-from jaxgame.solvers import faces, population, respond, settle
+from jaxgame.solvers import faces, population, reply, respond, settle
 from jaxgame.solvers.columns import waterfill
 from jaxgame.solvers.scale import measure
 
@@ -310,6 +310,23 @@ def test_small_derivatives_keep_their_digits(small, rng, dtype):
 
     plain, tiny = (jax.grad(shown)(game.linear, jnp.asarray(size, dtype)) / size for size in (1.0, 1e-20))
     np.testing.assert_allclose((tiny * some).sum(), (plain * some).sum(), rtol=1e-4)
+
+
+def test_tiny_shares_are_told_by_some_agents(rng, monkeypatch):
+    """What own shares add to how the aggregate answers, by one agent in 16, next to all of them."""
+    linear, q = rng.normal(size=(4096, 5)), rng.uniform(0.5, 1.5, 4096)
+    game = jg.QuadraticGame(linear, q, coupling=jg.MeanField(rng.normal(size=(5, 5))))
+    members = game.members(lambda x: x)
+    mixture = jnp.asarray(simplex.project(linear))
+
+    def answers(tiny, members):
+        monkeypatch.setattr(reply, "TINY", tiny)
+        return reply.to_aggregate(members, mixture, members.weight)
+
+    all_of_them, some = answers(0, members), answers(1e30, members)
+    added = jnp.abs(all_of_them - answers(0, members.replace(own=None, matrix=None))).max()
+    off = jnp.abs(some - all_of_them).max()
+    assert 0 < float(off) <= 0.5 * float(added)  # of one block: the errors of many average out
 
 
 def test_failed_population_has_no_derivative(small, rng):

@@ -20,7 +20,7 @@ from jaxgame.solvers.own_blocks import own_blocks
 from jaxgame.solvers.respond import is_closed
 
 MODEST = 0.1  # the `own_part` up to which corrections converge fast
-TINY = 128  # units of rounding: an own part so small need be known to some per cent only
+TINY = 128  # units of rounding: an own part so small need be known roughly only, the better the more blocks there are
 SPARSE = 16  # which then one agent in so many tells
 ROUNDS = 20  # of corrections, after which inverses are cheaper
 

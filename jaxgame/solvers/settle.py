@@ -141,6 +141,7 @@ def settle(game: Any, start: Array, tol: Array, max_steps: Array, record: int = 
     lipschitz, own = norms(game.affine(), axis)
     pull = largest(jnp.abs(game.members(lambda x: x).sensitivity).max(), axis)
     ground = Ground(lipschitz, own, pull, one.B)
+    max_steps = jnp.minimum(max_steps, PASSES)
 
     def of_all(search: Search, profile: Array, proof: Proof) -> tuple[Search, Array, Proof]:
         # The profile is written if this pass is likely to be the last one.
@@ -277,4 +278,4 @@ def unfinished(search: Search, proof: Proof, tol: Array, max_steps: Array) -> Ar
     slow = (search.gain > SLOW) | (search.length < 1)
     enough = within(proof, 0.01 * tol) & (proof.residual <= tol)
     done = enough | (within(proof, tol) & slow)
-    return ~done & (search.steps < jnp.minimum(max_steps, PASSES)) & (search.length > SHORTEST)
+    return ~done & (search.steps < max_steps) & (search.length > SHORTEST)
