@@ -19,11 +19,11 @@ G = TypeVar("G")
 def shard(game: G, mesh: Mesh | None = None) -> G:
     """The same game with its agents spread over the devices of a mesh, for `solve` and all that takes a game.
 
-    game: QuadraticGame or AlignmentGame whose agents meet through a mean. mesh: with an axis "agents", whose size
-    divides the number of agents; default: all devices of all processes. Arrays with an entry an agent are split along
-    it, the others are on every device. `solve` then returns a profile (n, D) that is split alike, and all else on every
-    device. The mesh is used with axes of type Auto, whatever types it has. `solve` knows it from arrays' types, also
-    under `jit`.
+    game: QuadraticGame, AlignmentGame or ConcaveGame whose agents meet through a mean. mesh: with an axis "agents",
+    whose size divides the number of agents; default: all devices of all processes. Arrays with an entry an agent are
+    split along it, the others are on every device. `solve` then returns a profile (n, D) that is split alike, and all
+    else on every device. The mesh is used with axes of type Auto, whatever types it has. `solve` knows it from arrays'
+    types, also under `jit`.
 
     With several processes (`jax.distributed`) every process calls this with the same game. Arrays that no process could
     hold alone are made with `jax.make_array_from_process_local_data` beforehand; what they hold is not checked when the
@@ -31,9 +31,10 @@ def shard(game: G, mesh: Mesh | None = None) -> G:
 
     Raises ValueError for other games, a mesh without that axis, and a number of agents that it does not divide.
     """
-    if not (hasattr(game, "members") and is_aggregative(game)):
+    if not is_aggregative(game):
         raise ValueError(
-            f"game is {type(game).__name__}, expected a QuadraticGame or AlignmentGame whose agents meet through a mean"
+            f"game is {type(game).__name__}, expected a QuadraticGame, AlignmentGame or ConcaveGame whose agents meet "
+            "through a mean"
         )
     if mesh is None:
         mesh = jax.make_mesh((jax.device_count(),), (AXIS,))

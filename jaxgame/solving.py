@@ -209,15 +209,13 @@ def _settled(carried_game: Carried, start, tol, max_steps, record: int) -> tuple
     tol, max_steps = jnp.asarray(tol, dtype), jnp.asarray(max_steps, int)
 
     def settled(part: Any, axis: str | None, *arguments: Array) -> tuple[Array, Any]:
-        found = settle(part, *arguments, record=record, axis=axis)
-        concave = ~largest(~holds(part, lambda some: concave_agents(some, some.chosen.linear)), axis)
-        return found.profile, found.replace(profile=None, gap=jnp.where(concave, found.gap, jnp.inf))
+        found = (settle_crowd if crowd else settle)(part, *arguments, record=record, axis=axis)
+        if not crowd:
+            concave = ~largest(~holds(part, lambda some: concave_agents(some, some.chosen.linear)), axis)
+            found = found.replace(gap=jnp.where(concave, found.gap, jnp.inf))
+        return found.profile, found.replace(profile=None)
 
-    if crowd:
-        found = settle_crowd(game, aggregate, tol, max_steps, record)
-        profile = found.profile
-    else:
-        profile, found = on_parts(settled, (game,), (), aggregate, tol, max_steps)
+    profile, found = on_parts(settled, (game,), (), aggregate, tol, max_steps)
     out_of_steps = found.passes >= max_steps
     fields = dict(
         profile=profile,

@@ -13,6 +13,7 @@ import jaxgame as jg
 from jaxgame import solving
 from jaxgame._pytree import Carried
 from jaxgame.moves import moves
+from jaxgame.solvers.crowd import is_crowd
 from jaxgame.solvers.parts import mesh_of
 from jaxgame.solvers.settle import is_populous
 
@@ -77,6 +78,33 @@ def one_process(name):
     assert {x.dtype for x in fields.values() if x is not None and x.dtype.kind == "f"} == {np.dtype(np.float32)}
     sent = collectives(lowered(spread, 1e-10).compile().as_text())
     assert sent and all(kind == "all-reduce" and size <= D * D for kind, size in sent), sent
+
+
+def saturating(p, mixture, others):
+    return p["a"] @ mixture - 0.5 * (p["q"] * mixture) @ mixture - (mixture**4).sum() - 0.6 * mixture @ others
+
+
+def crowd():
+    """Utilities of the user's own: a solve, and a derivative of it, on all devices with those on one."""
+    rng = np.random.default_rng(8)
+    params = dict(a=2 * rng.normal(size=(N, D)), q=rng.uniform(0.5, 1.5, (N, D)))
+    game = jg.ConcaveGame(saturating, params, D)
+    spread = jg.shard(game)
+    assert is_crowd(game) and mesh_of(spread) is not None
+    alone, found = jg.solve(game), jg.solve(spread)
+    assert alone.converged and found.converged
+    assert {shard.data.shape for shard in found.profile.addressable_shards} == {(N // 8, D)}
+    assert found.representation.is_fully_replicated and found.residual.is_fully_replicated
+    for field in ("profile", "representation"):
+        np.testing.assert_allclose(getattr(found, field), getattr(alone, field), rtol=0, atol=1e-11)
+    np.testing.assert_allclose(jg.certify(spread, found).gap.max(), found.gap, rtol=0, atol=1e-13)
+    # What all devices hold is the sample's Jacobian and what adds up to it.
+    sent = collectives(lowered(spread, 1e-10).compile().as_text())
+    assert sent and all(kind == "all-reduce" and size <= D * D for kind, size in sent), sent
+    few = jg.ConcaveGame(saturating, jax.tree.map(lambda x: x[:512], params), D)
+    one, other = (jax.grad(lambda game: jg.solve(game).representation[0])(x).params for x in (few, jg.shard(few)))
+    for name in params:
+        np.testing.assert_allclose(other[name], one[name], rtol=0, atol=1e-12)
 
 
 def derivatives():

@@ -35,7 +35,7 @@ def test_eight_devices_agree_with_one_and_gather_nothing(name):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("case", ["derivatives", "steering", "transformations"])
+@pytest.mark.parametrize("case", ["crowd", "derivatives", "steering", "transformations"])
 def test_on_eight_devices(case):
     assert f"{case} ok" in run(WORKER, case, devices=8)
 

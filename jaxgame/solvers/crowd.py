@@ -20,13 +20,13 @@ from jaxgame.certificate.gap import NUDGE, semidefinite
 from jaxgame.games.affine import AffineMap, Aggregate, Blocks, averaged
 from jaxgame.games.concave import ConcaveGame
 from jaxgame.games.members import Members
-from jaxgame.solvers import settle
+from jaxgame.solvers import parts, settle
 from jaxgame.solvers.blocked import mapped
 from jaxgame.solvers.faces import LOT
 from jaxgame.solvers.own_blocks import own_blocks
 from jaxgame.solvers.respond import respond
 from jaxgame.solvers.scale import Scale, lipschitz
-from jaxgame.solvers.settle import SHORTEST, SLOW, Settled, of_sample
+from jaxgame.solvers.settle import SHORTEST, SLOW, Settled
 
 BLOCK = LOT  # agents whose curvatures are there at a time: one lot of `respond`, and little to compile
 ROUNDS = 30  # of Newton steps of one block; what has not settled by then shows in the residual
@@ -61,42 +61,51 @@ class Agents:
         slope = jax.grad(self.utility, argnums=1)
         return -jax.vmap(jax.jacfwd(slope, argnums=of))(self.params, mixture, others)
 
-    def affine(self, aggregate: Array, mixture: Array) -> AffineMap:
-        """Linearised at mixtures that meet an aggregate; these agents stand for all, none for a share of it itself."""
+    def affine(self, aggregate: Array, mixture: Array, sampled: int) -> AffineMap:
+        """Linearised at mixtures that meet an aggregate; of so many agents who stand for all, none for a share of it
+        itself.
+        """
         others = self.others(aggregate, mixture)
         own, cross = self.curvature(mixture, others), self.curvature(mixture, others, of=2)
         ones = jnp.ones(len(mixture), mixture.dtype)
-        met = Aggregate(ones, None, ones / len(mixture), cross)
+        met = Aggregate(ones, None, ones / sampled, cross)
         return AffineMap(jnp.zeros_like(mixture), Blocks(jnp.zeros((1, 1), own.dtype), (), own), met)
 
 
-def settle_crowd(game: ConcaveGame, start: Array, tol: Array, max_steps: Array, record: int = 0) -> Settled:
+def settle_crowd(
+    game: Any, start: Array, tol: Array, max_steps: Array, record: int = 0, axis: str | None = None
+) -> Settled:
     """From an aggregate (D,), as `settle`. Residual and gap are those of the profile that is returned; the scale of the
     residual is that of the sample and of all agents' marginals.
     """
+    here = game if axis is None else game.game
     n, n_groups, dtype = game.n_agents, game.n_groups, start.dtype
-    everyone = Agents(game.utility, game.params, n)
-    few = jnp.linspace(0, n - 1, min(n, settle.LEAST)).astype(int)
-    sampled = Agents(game.utility, jax.tree.map(lambda x: x[few], game.params), n)
+    population = n * parts.count(axis)
+    everyone = Agents(here.utility, here.params, population)
+    few = jnp.linspace(0, n - 1, min(n, settle.LEAST // parts.count(axis))).astype(int)
+    sampled = Agents(here.utility, jax.tree.map(lambda x: x[few], here.params), population)
     uniform = jnp.full((len(few), n_groups), 1 / n_groups, dtype)
+    of_sample = len(few) * parts.count(axis)
+
+    def mean(profile: Array, agents: int) -> Array:
+        return parts.total(averaged(jnp.full(len(profile), 1 / agents, dtype), profile), axis)
 
     def answered(point: Array, near: Array, fine: Array) -> tuple[Array, Array, Array]:
         near = responses(sampled, point, near, fine)
-        affine = sampled.affine(point, near)
+        affine = sampled.affine(point, near, of_sample)
         assert isinstance(affine.others, Aggregate)
         slope = own_blocks(affine, jnp.zeros_like(near), near > 0).to_aggregate(affine.others)
-        total = averaged(jnp.full(len(few), 1 / len(few), dtype), near)
-        return total, linalg.inverse(jnp.eye(n_groups, dtype=dtype) + slope), near
+        inverse = linalg.inverse(jnp.eye(n_groups, dtype=dtype) + parts.total(slope, axis))
+        return mean(near, of_sample), inverse, near
 
-    scale = _scale(everyone, sampled.affine(uniform[0], uniform), uniform[0])
-    search = of_sample(answered, uniform, start, len(few))
-    weights = jnp.full(n, 1 / n, dtype)
+    scale = _scale(everyone, sampled.affine(uniform[0], uniform, len(few)), uniform[0], axis)
+    search = settle.of_sample(answered, uniform, start, of_sample)
 
     def again(carry: tuple) -> tuple:
         search, profile, *_, history = carry
         profile = responses(everyone, search.point, profile, settle.precision(search.length * search.miss))
-        total = averaged(weights, profile)
-        left, gain, floor = _judged(everyone, scale, total, profile)
+        total = mean(profile, population)
+        left, gain, floor = _judged(everyone, scale, total, profile, axis)
         if record:
             history = history.at[search.steps].set(left, mode="drop")
         return search.tried(total, None), profile, left, gain, floor, history
@@ -111,13 +120,13 @@ def settle_crowd(game: ConcaveGame, start: Array, tol: Array, max_steps: Array, 
     far = jnp.full((), jnp.inf, dtype)
     begin = search, jnp.full((n, n_groups), 1 / n_groups, dtype), far, far, 0 * far, jnp.full(record, jnp.nan, dtype)
     search, profile, left, gain, floor, history = lax.while_loop(unfinished, again, begin)
-    total = averaged(weights, profile)
-    concave = mapped(lambda part: _concave(part[0], part[1], total), (everyone, profile), BLOCK).all()
+    total = mean(profile, population)
+    bent = mapped(lambda part: ~_concave(part[0], part[1], total), (everyone, profile), BLOCK).any()
     return Settled(
         profile=profile,
         representation=total,
         residual=left,
-        gap=jnp.where(concave & (gain < far), gain, far),
+        gap=jnp.where(parts.largest(bent, axis) | ~(gain < far), far, gain),
         floor=floor,
         passes=search.steps,
         done=left <= jnp.maximum(tol, floor),
@@ -171,7 +180,7 @@ def _answers(agents: Agents, start: Array, aggregate: Array, tol: Array) -> Arra
     return lax.while_loop(lambda carry: (carry[1] ** 2 > tol) & (carry[2] < ROUNDS), again, carry)[0]
 
 
-def _scale(everyone: Agents, affine: AffineMap, uniform: Array) -> Scale:
+def _scale(everyone: Agents, affine: AffineMap, uniform: Array, axis: str | None) -> Scale:
     """σ at the uniform profile: the Lipschitz constant of a sample, and the marginals of all."""
 
     def spread(part: tuple[Agents, Array]) -> Array:
@@ -180,12 +189,16 @@ def _scale(everyone: Agents, affine: AffineMap, uniform: Array) -> Scale:
         marginals = agents.marginals(mixture, agents.others(uniform, mixture))
         return jnp.abs(simplex.project_tangent(marginals)).max(1)
 
-    sigma = jnp.maximum(lipschitz(affine), mapped(spread, (everyone, jnp.zeros(everyone.population)), BLOCK).max())
+    here = jnp.zeros(len(jax.tree.leaves(everyone.params)[0]))
+    sigma = jnp.maximum(lipschitz(affine), mapped(spread, (everyone, here), BLOCK).max())
     own = jnp.sqrt((jnp.asarray(affine.own.dense) ** 2).sum((1, 2))).max()
+    sigma, own = parts.largest((sigma, own), axis)
     return Scale(jnp.where(sigma > 0, sigma, 1), own)
 
 
-def _judged(everyone: Agents, scale: Scale, aggregate: Array, profile: Array) -> tuple[Array, Array, Array]:
+def _judged(
+    everyone: Agents, scale: Scale, aggregate: Array, profile: Array, axis: str | None
+) -> tuple[Array, Array, Array]:
     """The natural residual of a profile, what an agent gains at most, and the residual that rounding leaves."""
 
     def judged(part: tuple[Agents, Array]) -> tuple[Array, Array, Array]:
@@ -195,7 +208,8 @@ def _judged(everyone: Agents, scale: Scale, aggregate: Array, profile: Array) ->
         gain = (mixture * (marginals.max(1, keepdims=True) - marginals)).sum(1)
         return left, gain, jnp.abs(simplex.project_tangent(marginals)).max(1)
 
-    left, gain, centred = (x.max() for x in mapped(judged, (everyone, profile), BLOCK))
+    worst = tuple(x.max() for x in mapped(judged, (everyone, profile), BLOCK))
+    left, gain, centred = parts.largest(worst, axis)
     floor = 8 * jnp.finfo(left.dtype).eps * (1 + (scale.curvature + centred) / scale.sigma)
     return left, gain, floor
 

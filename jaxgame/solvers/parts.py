@@ -120,4 +120,5 @@ def mesh_of(game: Any) -> AbstractMesh | None:
 
 def spec(path: tuple, leaf: Array) -> P:
     """How an array of a game is spread over a mesh, by its path in the game."""
-    return P(AXIS) if leaf.ndim in PER_AGENT.get(path[-1].name, ()) else P()
+    name = path[0].name if path[0].name == "params" else path[-1].name  # a tree of the user's
+    return P(AXIS) if name == "params" or leaf.ndim in PER_AGENT.get(name, ()) else P()
