@@ -133,8 +133,8 @@ class _Conditions:
         """Of systems with the operator and with its transpose."""
         affine = self.affine
         if affine is None:
-            return _krylov(None, None), _krylov(None, None)
-        if not kkt.is_direct(affine):
+            return _krylov(None, None, None), _krylov(None, None, None)
+        if kkt.is_iterative(affine):
             return self.iterative(), self.T.iterative()
         still = jnp.zeros_like(self.profile)
         inverse = self.inverse(kkt.factorise(affine, still, self.face))
@@ -147,9 +147,12 @@ class _Conditions:
 
     def iterative(self) -> Solver:
         """By products; with the own operator, as JAX's transpose of one for sparse networks scatters."""
-        assert self.affine is not None
-        own = own_blocks(self.affine, jnp.zeros_like(self.profile), self.face).solve
-        return _krylov(self.operator, self.inverse(own))
+        affine, still = self.affine, jnp.zeros_like(self.profile)
+        assert affine is not None
+        own = self.inverse(own_blocks(affine, still, self.face).solve)
+        if not kkt.is_affordable(affine):
+            return _krylov(self.operator, own, None)
+        return _krylov(self.operator, own, lambda rhs: self.inverse(kkt.factorise(affine, still, self.face))(rhs))
 
     def inverse(self, factor: kkt.Solve) -> Linear:
         """The inverse of the operator, exact where `factor` is."""
@@ -186,12 +189,13 @@ def direct(inverse: Linear) -> Solver:
     return Solver(lambda operator, rhs: inverse(rhs))
 
 
-def _krylov(operator: Linear | None, precondition: Linear | None) -> Solver:
-    """How well it did is judged by what it leaves, as for all."""
+def _krylov(operator: Linear | None, precondition: Linear | None, inverse: Linear | None) -> Solver:
+    """With the inverse to fall back on, if there is one. How well it did is judged by what it leaves, as for all."""
 
     def approximate(operator: Linear, rhs: Array) -> Array:
         precision = 100 * float(jnp.finfo(rhs.dtype).eps)
-        return krylov.solve(operator, precondition or (lambda x: x), rhs, precision)
+        x, found = krylov.solve(operator, precondition or (lambda x: x), rhs, precision)
+        return x if inverse is None else lax.cond(found, lambda: x, lambda: inverse(rhs))
 
     return Solver(approximate, operator)
 

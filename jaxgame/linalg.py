@@ -75,7 +75,7 @@ def has_positive_pivots(matrices: Array) -> Array:
         row = lax.dynamic_index_in_dim(a, k, -2)
         pivot = lax.dynamic_index_in_dim(row, k, -1)
         good = pivot > 0
-        a = a - lax.dynamic_index_in_dim(a, k, -1) * row / jnp.where(good, pivot, 1)
+        a = a - lax.dynamic_index_in_dim(a, k, -1) * (row / jnp.where(good, pivot, 1))
         return a, positive & good[..., 0, 0]
 
     return lax.fori_loop(0, matrices.shape[-1], sweep, (matrices, jnp.ones(matrices.shape[:-2], bool)))[1]
@@ -95,6 +95,13 @@ def norm_bound(matrices: Array) -> Array:
     start = jnp.swapaxes(scaled, -1, -2) @ scaled, jnp.zeros_like(largest)
     power, log = lax.fori_loop(0, 5, squared, start)
     return largest * jnp.exp((log + jnp.log(_frobenius(power))) / 64)
+
+
+def frobenius(matrices: Array) -> Array:
+    """Norms of (…, D, D), at any magnitude."""
+    largest = jnp.abs(matrices).max((-1, -2))
+    scaled = matrices / jnp.where(largest > 0, largest, 1)[..., None, None]  # squares neither overflow nor vanish
+    return largest * jnp.sqrt((scaled**2).sum((-1, -2)))
 
 
 def tangent(matrix: Array) -> Array:

@@ -22,7 +22,7 @@ from jaxgame import linalg
 from jaxgame.games.affine import averaged
 from jaxgame.games.members import Members
 from jaxgame.implicit import Linear, Solver
-from jaxgame.solvers.parts import total
+from jaxgame.solvers.parts import average, total
 from jaxgame.solvers.population import block_size
 from jaxgame.solvers.reply import MODEST, reply, to_aggregate
 from jaxgame.solvers.respond import is_closed
@@ -65,18 +65,26 @@ def tangent(
 
     raised, shown = total(blocks(changes, alone, (zero, zero))[0], axis)
 
-    def answered(x: Array) -> tuple[Array, Array]:
-        """Σ weight_i and Σ reach_i of what agents answer to a change x of B S, one by one."""
+    def of_these(x: Array) -> tuple[Array, Array]:
+        """Σ weight_i and Σ reach_i of what the agents here answer to a change x of B S, one by one."""
 
         def block(here: Members, _: None, mixture: Array) -> tuple[tuple[Array, Array], None]:
             move = reply(here, here.sensitivity[:, None] * x[None], mixture)
             return (here.weight @ move, (here.weight if here.reach is None else here.reach) @ move), None
 
-        return total(blocks(None, block, (zero, zero))[0], axis)
+        return blocks(None, block, (zero, zero))[0]
+
+    def answered(x: Array) -> tuple[Array, Array]:
+        return total(of_these(x), axis)
 
     def known(x: Array) -> tuple[Array, Array]:
-        """The same, as far as responses are known."""
+        """The same of all agents, as far as responses are known."""
         return (responses * x[None]).sum(1), (shares * x[None]).sum(1)
+
+    def turned(x: Array) -> Array:
+        """The transpose of the operator: JAX's own would leave to each part what all have to add up."""
+        (back,) = jax.linear_transpose(lambda x: of_these(x)[0], x)(x)
+        return x + members.B.T @ total(back, axis)
 
     answer = answered if repaired else known
     inverse = linalg.inverse(jnp.eye(len(zero), dtype=zero.dtype) + responses @ members.B)
@@ -84,8 +92,10 @@ def tangent(
         lambda x: x + answer((members.B * x[None]).sum(1))[0],
         valid * (raised - answer(changes.B @ aggregate)[0]),
         _near(inverse),
-        _near(inverse.T),
+        _near(inverse.T, turned if repaired else None),
     )
+    # Nothing, but on the way back, where each part comes with its own: the transposed system is that of all.
+    shift = average(shift, axis)
     felt = (members.B * shift[None]).sum(1) + changes.B @ aggregate
     shown = shift if members.reach is None else valid * (shown - answer(felt)[1])
 
@@ -95,7 +105,7 @@ def tangent(
     return blocks(changes, everyone, ())[1], shown
 
 
-def _near(inverse: Array) -> Solver:
+def _near(inverse: Array, operator: Linear | None = None) -> Solver:
     """By conjugate residuals (GCR) with an inverse that is one but for small parts: exact after as many steps as there
     are groups, after one or two where these are tiny. One product a step, and the operator may be a pass.
     """
@@ -126,7 +136,7 @@ def _near(inverse: Array) -> Solver:
         begin = jnp.zeros_like(rhs), rhs, none, none, jnp.zeros((), int)
         return most * lax.while_loop(unfinished, step, begin)[0]
 
-    return Solver(approximate)
+    return Solver(approximate, operator)
 
 
 def _even(n: int, size: int) -> int:

@@ -11,7 +11,7 @@ import jaxgame as jg
 from jaxgame.games import linearise
 from jaxgame.games.affine import Edges
 from jaxgame.games.rows import factor
-from jaxgame.solvers import krylov
+from jaxgame.solvers import kkt, krylov
 
 N, D, EDGES = 60, 4, 240
 NETWORKS = ["even", "power_law", "isolated", "disconnected", "ring", "complete_row"]
@@ -121,18 +121,22 @@ def test_krylov(turn, rng):
     A = np.eye(40) + A @ A.T / 40 + turn * (A - A.T) / 20
     b, own = rng.normal(size=40), 1 / np.diag(A)
     for precision in (1e-2, 1e-14):
-        x = krylov.solve(lambda x: jnp.asarray(A) @ x, lambda x: jnp.asarray(own) * x, jnp.asarray(b), precision)
+        x, found = krylov.solve(lambda x: jnp.asarray(A) @ x, lambda x: jnp.asarray(own) * x, jnp.asarray(b), precision)
         left = np.linalg.norm(own * (b - A @ np.asarray(x)))
         assert left <= max(precision, 1e-13 * np.linalg.cond(A)) * np.linalg.norm(own * b)
+        assert found or precision < 1e-2
 
 
 def test_krylov_without_an_answer():
     def solve(b):
         return krylov.solve(lambda x: jnp.asarray([[0.0, 1.0], [0.0, 0.0]]) @ x, lambda x: x, jnp.asarray(b), 1e-12)
 
-    assert np.isfinite(solve([1.0, 1.0])).all()
-    np.testing.assert_array_equal(solve([0.0, 0.0]), 0)
-    assert np.isnan(solve([1.0, np.nan])).any()
+    x, found = solve([1.0, 1.0])
+    assert np.isfinite(x).all() and not found
+    x, found = solve([0.0, 0.0])
+    assert (x == 0).all() and found
+    x, found = solve([1.0, np.nan])
+    assert np.isnan(x).any() and not found
 
 
 # --- equilibria ------------------------------------------------------------------------------------
@@ -167,6 +171,39 @@ def assert_equilibrium(game, profile, tol=1e-12):
         return (J @ W.ravel()).reshape(W.shape) - a
 
     assert ref.residual(game_map(W), W, ref.scale(game_map, W.shape, np.linalg.norm(J, 2))) < tol
+
+
+@pytest.mark.parametrize(("game", "cycles"), [("easy", 100), ("easy", 0), ("turning", 100)])
+def test_iterations_with_elimination_to_fall_back_on(game, cycles, rng, monkeypatch):
+    """As by elimination alone, also where iterations get nowhere; `turning`: next to no curvature, and opposed
+    interests, on which rough steps fail.
+    """
+    if game == "easy":
+        game = quadratic(rng, sparse(network("even", rng), rng))
+    else:
+        skew = network("even", rng)
+        curvature, meeting = jnp.full(N, 1e-3), jg.Network(jnp.asarray(3 * (skew - skew.T)))
+        game = jg.QuadraticGame(jnp.asarray(rng.normal(size=(N, D))), curvature, coupling=meeting)
+    u = jnp.asarray(rng.normal(size=D))
+
+    def value(linear):
+        out = jg.solve(game.replace(linear=linear))
+        return u @ out.representation, out
+
+    def found(few):
+        monkeypatch.setattr(kkt, "FEW", few)
+        jax.clear_caches()
+        (_, out), slope = jax.value_and_grad(value, has_aux=True)(game.linear)
+        assert out.converged, out.message
+        return out.profile, slope
+
+    monkeypatch.setattr(krylov, "MOST_CYCLES", cycles)
+    profile, slope = found(100)
+    assert_equilibrium(game, profile)
+    wanted, exact = found(4096)
+    jax.clear_caches()
+    np.testing.assert_allclose(profile, wanted, atol=1e-9)
+    np.testing.assert_allclose(slope, exact, atol=1e-9 * float(jnp.abs(exact).max()))
 
 
 @pytest.mark.usefixtures("iterative")

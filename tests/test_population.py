@@ -17,6 +17,7 @@ from jaxgame.solvers.scale import measure
 def small(monkeypatch):
     """Populations are large from one number on, of several blocks, and sampled."""
     monkeypatch.setattr(settle, "POPULOUS", 1)
+    monkeypatch.setattr(settle, "CROWDED", 1)
     monkeypatch.setattr(settle, "LEAST", 64)
     monkeypatch.setattr(settle, "SHARE", 4)
     monkeypatch.setattr(population, "BLOCK_BYTES", (1, 1))
@@ -353,6 +354,74 @@ def test_population_that_is_not_monotone_is_left_to_other_solvers(small, rng):
     game = jg.QuadraticGame(rng.normal(size=(n, 4)), 1.0, coupling=jg.MeanField(B))
     found = jg.solve(game)
     assert bool(found.converged) == (residual(game, found.profile) <= 1e-8)
+
+
+def test_an_agent_that_is_not_concave_is_left_to_other_solvers(small, rng):
+    """Formulas would fill groups of negative curvature with negative weights, and call it an equilibrium."""
+    h, linear = rng.uniform(0.5, 2, (300, 4)), rng.normal(size=(300, 4))
+    h[7], linear[7] = [2.39, -1.65, 2.80, 2.90], [-4.88, 0.46, 0.91, -0.19]
+    game = jg.QuadraticGame(linear, jg.Diagonal(h), coupling=jg.MeanField(0.3 * np.eye(4)))
+    found = jg.solve(game)
+    assert found.profile.min() >= 0 and np.isinf(found.gap)
+    assert bool(found.converged) == (residual(game, found.profile) <= 1e-8)
+
+
+@pytest.mark.parametrize("curvature", [1.0, "scaled"])
+def test_what_is_alike_for_all_groups_costs_no_digits(curvature, small, rng):
+    """Marginals of 10⁵ round by .01 in single precision, their differences do not."""
+    B = np.round(rng.normal(size=(4, 4)), 2)
+    if curvature == "scaled":
+        curvature = jg.Scaled(np.ones(600), np.diag([1.0, 2.0, 3.0, 4.0]))
+    plain = np.round(rng.normal(size=(600, 4)), 1)
+    alone, found = (
+        jg.solve(
+            jax.tree.map(
+                lambda x: jnp.asarray(x, np.float32),
+                jg.QuadraticGame(plain + offset, curvature, coupling=jg.MeanField(B + offset)),
+            )
+        )
+        for offset in (0, 2**17)
+    )
+    assert found.converged and found.residual <= 3e-6
+    # The data themselves are rounded, to 1/64.
+    np.testing.assert_allclose(found.profile, alone.profile, atol=0.03)
+    exact = jax.tree.map(lambda x: jnp.asarray(x, np.float64), found.game)
+    assert residual(exact, found.profile) <= 2e-5
+    assert float(found.gap) >= jg.certify(exact, jnp.asarray(found.profile, np.float64)).exploitability.max() - 1e-6
+
+
+@pytest.mark.float32
+@pytest.mark.parametrize("size", [1e-18, 1e18])
+@pytest.mark.parametrize("kind", ["scalar, nash", "scaled, nash", "matrices, nash"])
+def test_utilities_of_any_size(kind, size, small, rng, dtype):
+    """Multiplying all of them by a number changes no equilibrium, and squares of marginals overflow."""
+    game = dict(populations(rng, 300, 4, dtype))[kind]
+    assert isinstance(game, jg.QuadraticGame)
+
+    def times(x):
+        return jnp.asarray(size, dtype) * x
+
+    curvature = game.curvature
+    curvature = curvature.replace(q=times(curvature.q)) if isinstance(curvature, jg.Scaled) else times(curvature)
+    coupling = game.coupling.replace(B=times(game.coupling.B))
+    found = jg.solve(game.replace(linear=times(game.linear), curvature=curvature, coupling=coupling))
+    assert found.converged, found.message
+    atol = 1e-9 if dtype == np.float64 else 1e-4
+    np.testing.assert_allclose(found.profile, jg.solve(game).profile, atol=atol)
+    assert 0 <= float(found.gap) <= 1e-4 * size
+
+
+def test_a_sample_that_the_representation_leaves_out(small, rng):
+    """Reach of two agents alone, whom it need not hold."""
+    reach = np.zeros(600)
+    reach[[401, 403]] = 0.5
+    meeting = jg.MeanField(0.3 * np.eye(4), reach=reach)
+    game = jg.QuadraticGame(rng.normal(size=(600, 4)), 1.0, coupling=meeting)
+    search = settle.of_members(population.sample(game, 64), jnp.full(4, 0.25))
+    assert population.sample(game, 64).chosen.reach is None or not population.sample(game, 64).chosen.reach.any()
+    assert np.isfinite(search.point).all()
+    found = jg.solve(game)
+    assert found.converged and residual(game, found.profile) <= 1e-10
 
 
 def test_waterfill_is_the_maximiser(rng, dtype):

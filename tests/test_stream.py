@@ -15,6 +15,7 @@ from typer.testing import CliRunner
 import jaxgame as jg
 from jaxgame.cli import app
 from jaxgame.solvers.scale import measure
+from jaxgame.streaming import passes
 from jaxgame.streaming import solve as streaming
 
 N, D, BLOCK = 30_000, 6, 1024
@@ -337,3 +338,34 @@ def test_memory_does_not_grow(tmp_path):
         done = subprocess.run([sys.executable, "-c", PEAK, folder], capture_output=True, check=True)
         peaks.append(int(done.stdout) / 1024)
     assert peaks[1] < peaks[0] + 50 and peaks[1] < 1024, peaks
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+def test_mixtures_are_those_of_the_pass(dtype):
+    """Rough answers to ill-conditioned curvature depend on where they begin; what a pass proves is of its own."""
+    rng = np.random.default_rng(7)
+    basis = np.linalg.qr(rng.normal(size=(BLOCK, D, D)))[0]
+    curvature = np.einsum("nde,e,nfe->ndf", basis, np.geomspace(1, 1e-3, D), basis)
+    rows = {"linear": 0.3 * rng.normal(size=(BLOCK, D)), "curvature": (curvature + np.swapaxes(curvature, 1, 2)) / 2}
+    rows = {name: x.astype(dtype) for name, x in rows.items()}
+    stream = jg.Stream("quadratic", BLOCK, lambda i, j: {k: x[i:j] for k, x in rows.items()}, {"coupling.B": np.eye(D)})
+    aggregate, tol = np.full(D, 1 / D, dtype), np.asarray(1e-2, dtype)
+    block = (stream.form, stream.numbers, rows)
+    found = passes.answered(*block, np.asarray(BLOCK), aggregate, tol, np.asarray(-1, dtype))
+    profile = np.asarray(passes.mixtures(*block, aggregate, tol))
+    np.testing.assert_allclose(profile.mean(0), found.total, atol=20 * np.finfo(dtype).eps)
+
+
+def test_a_sample_without_reach():
+    """The representation is that of two agents, whom no sample holds."""
+    rng = np.random.default_rng(8)
+    reach = np.zeros(N)
+    reach[[811, 813]] = 0.5
+    rows = {"linear": rng.normal(size=(N, D)), "curvature": np.ones(N), "coupling.reach": reach}
+    stream = jg.Stream(
+        "quadratic", N, lambda i, j: {k: x[i:j] for k, x in rows.items()}, {"coupling.B": 0.3 * np.eye(D)}, BLOCK
+    )
+    found = jg.solve_stream(stream)
+    assert found.converged, found.message
+    shown = np.concatenate([found.profile_block(k) for k in range(BLOCKS)])[[811, 813]].mean(0)
+    np.testing.assert_allclose(found.representation, shown, atol=1e-10)

@@ -49,7 +49,7 @@ def semidefinite(own: Blocks, size: Array, n_groups: int) -> Array:
         return least >= -rounding * size
     coefficients = [jnp.broadcast_to(coefficient, (n,)) for coefficient, _ in own.terms]
     matrices = jnp.stack([matrix for _, matrix in own.terms])
-    norms = _norm(matrices)
+    norms = linalg.frobenius(matrices)
 
     def enough(harmless: list[Any]) -> Array:
         losses = [
@@ -81,7 +81,7 @@ def own_curvature(game: Any, profile: Array) -> tuple[Blocks, Array]:
     own = affine.own_curvature()
     size = size_of(affine)
     tiny = 8 * jnp.finfo(profile.dtype).eps * size
-    terms = [(jnp.where(jnp.abs(c) * _norm(matrix) <= tiny, 0, c), matrix) for c, matrix in own.terms]
+    terms = [(jnp.where(jnp.abs(c) * linalg.frobenius(matrix) <= tiny, 0, c), matrix) for c, matrix in own.terms]
     return Blocks(own.diagonal, tuple(terms), own.dense), size
 
 
@@ -90,15 +90,13 @@ def size_of(affine: AffineMap) -> Array:
     own, others = affine.own, affine.others
     size = jnp.broadcast_to(jnp.abs(own.diagonal).max(1), affine.linear.shape[:1])
     for coefficient, matrix in own.terms:
-        size = size + jnp.abs(coefficient) * _norm(matrix)
+        size = size + jnp.abs(coefficient) * linalg.frobenius(matrix)
     if own.dense is not None:
-        size = size + _norm(own.dense)
+        size = size + linalg.frobenius(own.dense)
     if isinstance(others, Aggregate) and not others.held:
-        own_part = _norm(others.columns()) if others.B is None else jnp.abs(others.sensitivity) * _norm(others.B)
-        size = size + others.own * own_part
+        if others.B is None:
+            felt = linalg.frobenius(others.columns())
+        else:
+            felt = jnp.abs(others.sensitivity) * linalg.frobenius(others.B)
+        size = size + others.own * felt
     return size
-
-
-def _norm(matrix: Array) -> Array:
-    """Frobenius, over the last two axes."""
-    return jnp.sqrt((matrix**2).sum((-1, -2)))

@@ -191,7 +191,7 @@ def _scale(everyone: Agents, affine: AffineMap, uniform: Array, axis: str | None
 
     here = jnp.zeros(len(jax.tree.leaves(everyone.params)[0]))
     sigma = jnp.maximum(lipschitz(affine), mapped(spread, (everyone, here), BLOCK).max())
-    own = jnp.sqrt((jnp.asarray(affine.own.dense) ** 2).sum((1, 2))).max()
+    own = linalg.frobenius(jnp.asarray(affine.own.dense)).max()
     sigma, own = parts.largest((sigma, own), axis)
     return Scale(jnp.where(sigma > 0, sigma, 1), own)
 
@@ -218,5 +218,4 @@ def _concave(agents: Agents, mixture: Array, aggregate: Array) -> Array:
     """As `certificate.gap.concave_agents`, of some agents."""
     mixture = (mixture + NUDGE / mixture.shape[1]) / (1 + NUDGE)
     own = agents.curvature(mixture, agents.others(aggregate, mixture))
-    size = jnp.sqrt((own**2).sum((1, 2)))
-    return semidefinite(Blocks(jnp.zeros((1, 1), own.dtype), (), own), size, mixture.shape[1])
+    return semidefinite(Blocks(jnp.zeros((1, 1), own.dtype), (), own), linalg.frobenius(own), mixture.shape[1])

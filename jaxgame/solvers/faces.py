@@ -44,12 +44,12 @@ def projection(mixture: Array) -> Product:
     return lambda x: on * (x - (inner(x, on) / count)[None])
 
 
-def advance(apply: Product, slope: Array, mixture: Array, steps: int) -> Array:
-    """The move (D, b) from mixtures towards the best points of their faces' planes, by so many steps."""
-    tangent = projection(mixture)
-    step = functools.partial(_step, apply, tangent)
-    begin = _begin(tangent(slope))
-    return lax.fori_loop(0, steps, lambda _, carry: step(carry), begin, unroll=steps <= 4)[0]
+def advance(apply: Product, tangent: Product, slope: Array, noise: Array, steps: int) -> Array:
+    """The move (D, b) along faces on which a slope is tangent, towards the best points of their planes, by so many
+    steps; none for what is left of the slope at `noise` (b,), which may lead far where curvature is small.
+    """
+    step = functools.partial(_step, apply, tangent, noise**2)
+    return lax.fori_loop(0, steps, lambda _, carry: step(carry), _begin(slope), unroll=steps <= 4)[0]
 
 
 def conjugate(blocks: Blocks, rhs: Array, mixture: Array) -> Array:
@@ -73,9 +73,9 @@ def conjugate(blocks: Blocks, rhs: Array, mixture: Array) -> Array:
 
 def _to_rounding(blocks: Blocks, rhs: Array, mixture: Array) -> Array:
     tangent = projection(mixture)
-    step = functools.partial(_step, product(blocks), tangent)
     eps = jnp.finfo(rhs.dtype).eps
     least = eps**2 * inner(rhs, rhs)
+    step = functools.partial(_step, product(blocks), tangent, least)
     most = PATIENCE * rhs.shape[0]
 
     def unfinished(carry: tuple[tuple[Array, ...], Array]) -> Array:
@@ -93,12 +93,14 @@ def _begin(left: Array) -> tuple[Array, Array, Array, Array]:
     return jnp.zeros_like(left), left, left, inner(left, left)
 
 
-def _step(apply: Product, tangent: Product, carry: tuple[Array, ...]) -> tuple[Array, ...]:
-    """Of the solution so far, what it leaves, the direction ahead, and the square of what it leaves."""
+def _step(apply: Product, tangent: Product, least: Array, carry: tuple[Array, ...]) -> tuple[Array, ...]:
+    """Of the solution so far, what it leaves, the direction ahead, and the square of what it leaves, at `least` of
+    which there is nothing to do.
+    """
     found, left, ahead, square = carry
     image = apply(ahead)
     bend = inner(ahead, image)
-    length = (jnp.where(bend > 0, square, 0) / jnp.where(bend > 0, bend, 1))[None]
+    length = (jnp.where((bend > 0) & (square > least), square, 0) / jnp.where(bend > 0, bend, 1))[None]
     left = left - length * tangent(image)
     new = inner(left, left)
     onward = left + (new / jnp.where(square > 0, square, 1))[None] * ahead

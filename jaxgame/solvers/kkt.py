@@ -5,7 +5,8 @@ Given an affine game map with Jacobian J, a diagonal θ ≥ 0 and faces A (one a
     (J x)_id + θ_id x_id + μ_i = rhs_id  for d in A_i,    x_id = 0 off A_i,    Σ_d x_id = total_i.
 
 `factorise` does the work once and returns a function of (rhs, total): through the D × D Schur complement of the
-aggregate where agents meet through one (never n × n), as one bordered LU where the game is small, else matrix-free.
+aggregate where agents meet through one (never n × n), as one bordered LU where the game is small, else matrix-free,
+with the LU to fall back on as long as it is affordable.
 `bordered` adds shared constraints on the aggregate and their prices.
 """
 
@@ -25,7 +26,8 @@ from jaxgame.games.affine import AffineMap, Aggregate
 from jaxgame.solvers import krylov
 from jaxgame.solvers.own_blocks import Solve, own_blocks
 
-DENSE_LIMIT = 4096  # n·D up to which a dense LU (at most 4097² × 8 B = 134 MB, about a second) beats Krylov iterations
+DENSE_LIMIT = 4096  # n·D up to which a dense LU is affordable: at most 4097² × 8 B = 134 MB, and seconds
+FEW = 256  # n·D up to which it beats iterations
 
 
 def is_tractable(game: Any) -> bool:
@@ -38,19 +40,24 @@ def is_tractable(game: Any) -> bool:
 def factorise(affine: AffineMap, theta: Array, face: Array, precision: float | Array | None = None) -> Solve:
     """Factor the system for θ (n, D) and faces (n, D) bool, none empty; returns (rhs (n, D), total (n,)) -> (x, μ).
 
-    precision: how much of what the agents' own blocks leave may be left where products are all that is known, default
-    what rounding allows.
+    precision: how much of what the agents' own blocks leave may be left by iterations, default what rounding allows,
+    and none where an elimination is affordable.
     """
     if isinstance(affine.others, Aggregate):
         return _aggregative(affine, affine.others, theta, face)
-    if is_direct(affine):
+    if not is_iterative(affine) or (precision is None and is_affordable(affine)):
         return _dense(affine, theta, face)
     return _krylov(affine, theta, face, precision)
 
 
-def is_direct(affine: AffineMap) -> bool:
-    """Whether `factorise` eliminates, so that its solves are exact and may be transposed."""
-    return affine.is_aggregative or affine.linear.size <= DENSE_LIMIT
+def is_iterative(affine: AffineMap) -> bool:
+    """Whether iterations are the way to solve the system."""
+    return not affine.is_aggregative and (affine.linear.size > FEW or not is_affordable(affine))
+
+
+def is_affordable(affine: AffineMap) -> bool:
+    """Whether the system of a game that is not aggregative may be eliminated."""
+    return affine.linear.size <= DENSE_LIMIT
 
 
 def bordered(
@@ -126,8 +133,13 @@ def _krylov(affine: AffineMap, theta: Array, face: Array, precision: float | Arr
     def solve(rhs: Array, total: Array) -> tuple[Array, Array]:
         start, _ = own(rhs, total)
         left = rhs - operator(start)
-        x = start + tangent(krylov.solve(operator, lambda x: own(x, zero)[0], left, precision))
+        more, found = krylov.solve(operator, lambda x: own(x, zero)[0], left, precision)
+        x = start + tangent(more)
         left = jnp.where(face, rhs - operator(x), 0)
-        return x, left.sum(1) / count
+        return (x, left.sum(1) / count), found
 
-    return solve
+    def sure(rhs: Array, total: Array) -> tuple[Array, Array]:
+        out, found = solve(rhs, total)
+        return jax.lax.cond(found, lambda: out, lambda: _dense(affine, theta, face)(rhs, total))
+
+    return sure if is_affordable(affine) else lambda rhs, total: solve(rhs, total)[0]

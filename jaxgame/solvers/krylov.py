@@ -33,8 +33,9 @@ class _Search:
     cycles: Array
 
 
-def solve(operator: Linear, precondition: Linear, rhs: Array, precision: float | Array) -> Array:
-    """x with ‖M⁻¹(rhs − A x)‖ ≤ precision · ‖M⁻¹ rhs‖ for A = `operator` and M⁻¹ = `precondition`, or the best found.
+def solve(operator: Linear, precondition: Linear, rhs: Array, precision: float | Array) -> tuple[Array, Array]:
+    """x with ‖M⁻¹(rhs − A x)‖ ≤ precision · ‖M⁻¹ rhs‖ for A = `operator` and M⁻¹ = `precondition`, or the best found;
+    and whether it is.
 
     Starts over from the true residual where rounding has parted the recursive one from it. Zero where the right-hand
     side is or nothing better is found, NaN where it is not finite.
@@ -55,7 +56,7 @@ def solve(operator: Linear, precondition: Linear, rhs: Array, precision: float |
 
     begin = jnp.zeros_like(rhs), precondition(rhs), size, jnp.full_like(size, jnp.inf)
     x, _, left, _ = lax.while_loop(unfinished, body, begin)
-    return jnp.where(jnp.isfinite(left), x, jnp.nan)
+    return jnp.where(jnp.isfinite(left), x, jnp.nan), left <= goal
 
 
 def _search(operator: Linear, rhs: Array, goal: Array) -> Array:

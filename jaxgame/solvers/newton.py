@@ -22,6 +22,7 @@ from jaxgame.solvers import kkt
 from jaxgame.solvers.scale import Scale, measure
 
 PRECISION = 1e-2  # of the two solves of a step where they are iterative; the next step sees to the rest
+FINE = 1e-4  # in a search, where steps that are not exact lead nowhere
 PATIENCE = 4  # trials without a new best before the search along the central path begins
 
 
@@ -52,7 +53,8 @@ class Newton:
     """Semismooth Newton for any game whose Jacobian can be had; with an exact finish on quadratic games.
 
     Linear algebra: through the aggregate where agents meet through a mean (O(n D³) a step, nothing n × n), dense LU
-    up to n·D = 4096 ((n·D)² numbers), products with the network beyond (`krylov`), only as exactly as the step asks.
+    up to n·D = 256, products with the network beyond (`krylov`), only as exactly as the step asks; up to n·D = 4096
+    dense LU ((n·D)² numbers) where these do not get there.
     """
 
     max_steps: ClassVar[int] = 200
@@ -81,7 +83,7 @@ class Newton:
         With diagonal curvature they are what the natural map suggests. A residual of ∞ asks for anything that costs
         little.
         """
-        if kkt.is_direct(affine) or affine.own.is_diagonal:
+        if not kkt.is_iterative(affine) or affine.own.is_diagonal:
             return natural_face(affine, base), base
         from jaxgame.solvers.aggregative_newton import response_guess  # which builds on this file
 
@@ -97,7 +99,7 @@ class Newton:
         face, centre = self.guess(affine, base, jnp.where(inside, jnp.inf, state.residual))
         faces, path = FaceStep(affine, face, centre), PathStep(affine, state.interior)
         theta = jnp.where(inside, path.theta, faces.theta)
-        solve = kkt.factorise(affine, theta, face | inside, PRECISION)
+        solve = kkt.factorise(affine, theta, face | inside, jnp.where(searching, FINE, PRECISION))
 
         def either(of_path: tuple[Array, Array], of_faces: tuple[Array, Array]) -> tuple[Array, Array]:
             return solve(*(jnp.where(inside, a, b) for a, b in zip(of_path, of_faces, strict=True)))

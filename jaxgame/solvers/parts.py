@@ -47,6 +47,11 @@ def largest(x: Any, axis: str | None) -> Any:
     return x if axis is None else lax.pmax(x, axis)
 
 
+def average(x: Any, axis: str | None) -> Any:
+    """The mean over all parts, of arrays in a tree."""
+    return x if axis is None else lax.pmean(x, axis)
+
+
 def count(axis: str | None) -> int:
     """How many parts there are."""
     return 1 if axis is None else lax.axis_size(axis)

@@ -13,8 +13,9 @@ from typing import Any, ClassVar
 import jax.numpy as jnp
 from jax import Array, lax
 
+from jaxgame import linalg
 from jaxgame._pytree import pytree
-from jaxgame.games.affine import AffineMap
+from jaxgame.games.affine import AffineMap, Blocks
 from jaxgame.games.members import Members, Rows
 from jaxgame.solvers import parts
 from jaxgame.solvers.columns import agents_last, over_groups, tree
@@ -73,7 +74,7 @@ def answer(
     n, n_groups = game.n_agents, game.n_groups
     dtype = aggregate.dtype
     one = game.members(lambda x: x[:1])
-    closed, felt = is_closed(one), (one.B * aggregate[None]).sum(1)
+    closed, felt = is_closed(one), (_unlike(one.B) * aggregate[None]).sum(1)
     size = block_size(n, n_groups, dtype, closed)
 
     def block(k: Array, carry: tuple) -> tuple:
@@ -83,7 +84,7 @@ def answer(
         fresh = start + jnp.arange(size) >= k * size
         rows = functools.partial(lax.dynamic_slice_in_dim, start_index=start, slice_size=size)
         members = game.members(rows)
-        linear = agents_last(members.linear)
+        members, linear = _centred(members, agents_last(members.linear))
         target = linear - members.sensitivity[None] * felt[:, None]
         near = None
         if not closed and profile is not None:
@@ -113,6 +114,24 @@ def answer(
     sums, worst = parts.total(sums, axis), parts.largest(tuple(x.max() for x in worst), axis)
     slopes = None if slopes is None else parts.total(slopes, axis)
     return Answer(sums[0], sums[-1], *worst, slope=slopes), profile
+
+
+def _centred(members: Members, linear: Array) -> tuple[Members, Array]:
+    """Members and their linear part (D, b), less what they add to the marginals of all groups alike: it moves no
+    mixture, but its rounding would.
+    """
+    curvature = members.curvature
+    for coefficient, matrix in curvature.terms:
+        linear = linear - coefficient[None] * _unlike(matrix).mean(1)[:, None]
+    linear = linear - over_groups(jnp.maximum, linear)[None]
+    terms = tuple((coefficient, linalg.tangent(matrix)) for coefficient, matrix in curvature.terms)
+    curvature = Blocks(curvature.diagonal, terms, curvature.dense)
+    matrix = None if members.matrix is None else _unlike(members.matrix)
+    return members.replace(curvature=curvature, matrix=matrix, B=_unlike(members.B)), linear
+
+
+def _unlike(matrix: Array) -> Array:
+    return matrix - matrix.mean(0, keepdims=True)
 
 
 def _put(start: Array, profile: Array, mixture: Array) -> Array:
@@ -198,4 +217,10 @@ def sample(game: Any, size: int, axis: str | None = None) -> Sample:
         return picked.reshape(runs * RUN, *x.shape[1:])
 
     members = game.members(rows)
-    return Sample(members.replace(weight=members.weight / parts.total(members.weight.sum(), axis)))
+    return Sample(members.replace(weight=for_all(members.weight, axis)))
+
+
+def for_all(weight: Array, axis: str | None = None) -> Array:
+    """Weights (b,) of agents that stand for all: those of all have the sum 1. Alike where these have none."""
+    have, alike = parts.total((weight.sum(), jnp.ones_like(weight).sum()), axis)
+    return jnp.where(have > 0, weight / jnp.where(have > 0, have, 1), 1 / alike)

@@ -13,6 +13,7 @@ from collections.abc import Callable
 import jax.numpy as jnp
 from jax import Array, lax
 
+from jaxgame import linalg
 from jaxgame.games.affine import Aggregate, Blocks
 from jaxgame.games.members import Members
 from jaxgame.solvers.faces import conjugate
@@ -128,7 +129,7 @@ def own_part(members: Members) -> Array:
     """
     assert members.own is not None and members.matrix is not None
     least = members.curvature.diagonal.min(1)
-    added = jnp.abs(members.own) * jnp.linalg.norm(members.matrix)
+    added = jnp.abs(members.own) * linalg.frobenius(members.matrix)
     return jnp.where(least > 0, added / jnp.where(least > 0, least, 1), jnp.inf).max()
 
 

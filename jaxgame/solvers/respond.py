@@ -19,12 +19,11 @@ from jaxgame._pytree import pytree
 from jaxgame.games.affine import Blocks
 from jaxgame.games.members import Members
 from jaxgame.solvers.columns import Basin, over_groups, waterfill
-from jaxgame.solvers.faces import LOT, Product, advance, inner, product
+from jaxgame.solvers.faces import LOT, Product, advance, inner, product, projection
 
 FACE_STEPS = 2, 4  # of conjugate gradients in a round, roughly and else: the face may be the wrong one
 ROUGH = 1e-4  # the precision from which on few will do
 ROUNDS = 60  # of one block; an agent that has not settled by then shows in the error
-ROUNDING = 4  # units of it
 BEGIN = 0.3  # measured, benchmarks/README.md
 SHRINK = 8  # which part of a lot goes on with those of other lots
 
@@ -66,6 +65,7 @@ def nearby(members: Members, linear: Array) -> Array:
 
 def _closed(members: Members, linear: Array, tol: Array) -> Response:
     h = members.curvature.diagonal.T
+    h = jnp.where(h > 0, h, jnp.nan)  # water-filling would fill what there is none of
     most = over_groups(jnp.maximum, h)
 
     def once(linear: Array, height: Array | None = None) -> tuple[Response, Array]:
@@ -144,31 +144,34 @@ class _Trial:
 
 
 def _settled(members: Members, linear: Array, start: Array, tol: Array, few: int) -> tuple[Response, Array]:
-    """Rounds until no more than `few` agents are late; and who they are."""
-    blocks = members.curvature
-    size, apply = majoriser(blocks, linear.shape[1]), product(blocks)
+    """Rounds until no more than `few` agents are late; and who they are.
+
+    In units of every agent's largest curvature: squares of marginals might overflow, or vanish.
+    """
+    size = majoriser(members.curvature, linear.shape[1])
+    linear, apply = linear / size[None], product(_over(members.curvature, size))
+    share = None if members.own is None else members.own / size
 
     def target(mixture: Array) -> Array:
         """The linear part, less what the agent's own share of the aggregate costs."""
-        if members.own is None or members.matrix is None:
+        if share is None or members.matrix is None:
             return linear
-        return linear - members.own[None] * (members.matrix @ mixture)
+        return linear - share[None] * (members.matrix @ mixture)
 
     def stepped(mixture: Array, image: Array) -> _Trial:
         slope = target(mixture) - image
-        ahead, _, _ = waterfill(slope + size[None] * mixture, size[None])
+        ahead, _, _ = waterfill(slope + mixture, jnp.ones((1, 1), slope.dtype))
         step = ahead - mixture
         away = jnp.sqrt(inner(step, step))
         range_ = over_groups(jnp.maximum, slope) - over_groups(jnp.minimum, slope)
-        gap = away * (2**0.5 * size + slope.shape[0] ** 0.5 * range_)
-        return _Trial(ahead, apply(ahead), away, gap)
+        return _Trial(ahead, apply(ahead), away, away * (2**0.5 + slope.shape[0] ** 0.5 * range_))
 
     # Below that there is nothing but rounding.
-    range_ = over_groups(jnp.maximum, linear) - over_groups(jnp.minimum, linear)
-    rough, tol = tol >= ROUGH, tol + ROUNDING * jnp.finfo(linear.dtype).eps * range_ / size
+    noise = jnp.finfo(linear.dtype).eps * (over_groups(jnp.maximum, linear) - over_groups(jnp.minimum, linear))
+    rough, tol = tol >= ROUGH, tol + noise
 
     def improved(steps: int) -> Callable[[_Trial], tuple[Array, Array]]:
-        return lambda now: _improved(apply, target(now.mixture), now.mixture, now.image, steps)
+        return lambda now: _improved(apply, target(now.mixture), now.mixture, now.image, noise, steps)
 
     def advanced(now: _Trial) -> tuple[Array, Array]:
         if few:
@@ -185,25 +188,39 @@ def _settled(members: Members, linear: Array, start: Array, tol: Array, few: int
         return stepped(*advanced(now)), k + 1
 
     now, _ = lax.while_loop(unsettled, again, (stepped(start, apply(start)), jnp.zeros((), int)))
-    return Response(now.mixture, now.moved, jnp.zeros_like(now.moved), now.gap), now.moved > tol
+    return Response(now.mixture, now.moved, jnp.zeros_like(now.moved), size * now.gap), now.moved > tol
 
 
-def _improved(apply: Product, linear: Array, mixture: Array, image: Array, steps: int) -> tuple[Array, Array]:
+def _over(blocks: Blocks, size: Array) -> Blocks:
+    """Blocks, each over its size (b,)."""
+    terms = tuple((coefficient / size, matrix) for coefficient, matrix in blocks.terms)
+    dense = None if blocks.dense is None else blocks.dense / size[:, None, None]
+    return Blocks(blocks.diagonal / size[:, None], terms, dense)
+
+
+def _improved(
+    apply: Product, linear: Array, mixture: Array, image: Array, noise: Array, steps: int
+) -> tuple[Array, Array]:
     """A mixture that is better than another by some conjugate gradients on its face, and its image.
 
-    As far as the first weight that reaches zero, or to the end and back to the simplex: what is worth more.
+    As far as the first weight that reaches zero, or to the end and back to the simplex: what is worth more, if it is
+    worth anything, as where there is nothing but rounding left to gain.
     """
-    move = advance(apply, linear - image, mixture, steps)
+    tangent = projection(mixture)
+    slope = tangent(linear - image)
+    move = advance(apply, tangent, slope, noise, steps)
     bent = apply(move)
     short = [jnp.where(m < -w, w / jnp.where(m < -w, -m, 1), 1) for m, w in zip(move, mixture, strict=True)]
     length = over_groups(jnp.minimum, short)[None]
-    near, near_image = mixture + length * move, image + length * bent
     far = jnp.maximum(mixture + move, 0)
     far = far * (1 / over_groups(jnp.add, far))[None]
     far_image = apply(far)
-    gain = far * (linear - far_image / 2) - near * (linear - near_image / 2)
-    better = over_groups(jnp.add, list(gain))[None] > 0
-    return jnp.where(better, far, near), jnp.where(better, far_image, near_image)
+    # Gains by differences: utilities themselves would round them away.
+    ahead, near = far - mixture, length * move
+    by_far, by_near = inner(ahead, slope - (far_image - image) / 2), inner(near, slope - length * bent / 2)
+    better, any = (by_far > by_near)[None], (jnp.maximum(by_far, by_near) > 0)[None]
+    near, near_image = jnp.where(any, mixture + near, mixture), jnp.where(any, image + length * bent, image)
+    return jnp.where(any & better, far, near), jnp.where(any & better, far_image, near_image)
 
 
 def majoriser(blocks: Blocks, n: int) -> Array:
@@ -215,5 +232,7 @@ def majoriser(blocks: Blocks, n: int) -> Array:
             size = size + jnp.abs(coefficient) * norm
     if blocks.dense is not None:
         tangent = linalg.tangent(blocks.dense)
-        size = size + (jnp.einsum("bde,bdf->bef", tangent, tangent) ** 2).sum((1, 2)) ** 0.25
+        largest = jnp.abs(tangent).max((1, 2))
+        tangent = tangent / jnp.where(largest > 0, largest, 1)[:, None, None]
+        size = size + largest * (jnp.einsum("bde,bdf->bef", tangent, tangent) ** 2).sum((1, 2)) ** 0.25
     return size * (1 + 1e-3) + jnp.finfo(size.dtype).tiny

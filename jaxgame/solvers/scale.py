@@ -107,7 +107,7 @@ def norms(affine: AffineMap, axis: str | None = None) -> tuple[Array, Array]:
     for (coefficient, _), size in zip(own.terms, sizes, strict=False):
         norm = norm + jnp.abs(coefficient) * size
     if own.dense is not None:
-        norm = norm + jnp.sqrt((own.dense**2).sum((1, 2)))
+        norm = norm + linalg.frobenius(own.dense)
     norm = largest(norm.max(), axis)
     return (lipschitz(affine) if reached is None else norm + reached * (sizes[-1] if met else 1)), norm
 

@@ -22,6 +22,7 @@ from jaxgame.solvers.respond import is_closed
 from jaxgame.solvers.scale import norms
 
 POPULOUS = 2**16  # numbers n·D
+CROWDED = 64  # agents a group: for fewer it would take longer to compile than it ever gains
 SAMPLE_STEPS = 40
 SLOW = 0.1  # ratio of misses that is not worth a pass
 SHORTEST = 2.0**-20  # of a Newton step
@@ -126,14 +127,16 @@ class Settled:
 
 def is_populous(game: Any) -> bool:
     """Whether a game is quadratic, aggregative and so large that passes over its agents are what counts."""
-    return hasattr(game, "members") and is_aggregative(game) and game.n_agents * game.n_groups >= POPULOUS
+    if not (hasattr(game, "members") and is_aggregative(game)):
+        return False
+    return game.n_agents * game.n_groups >= POPULOUS and game.n_agents >= CROWDED * game.n_groups
 
 
 def settle(game: Any, start: Array, tol: Array, max_steps: Array, record: int = 0, axis: str | None = None) -> Settled:
     """From an aggregate (D,), until the residual is at most a hundredth of tol, or at rounding.
 
-    max_steps: passes over the population. record: how many residuals to keep (static). axis: over which the agents are
-    spread, where the game is a `Part`.
+    max_steps: passes over the population, `PASSES` at most. record: how many residuals to keep (static). axis: over
+    which the agents are spread, where the game is a `Part`.
     """
     n, n_groups, dtype = game.n_agents, game.n_groups, start.dtype
     one = game.members(lambda x: x[:1])
@@ -234,7 +237,7 @@ def ready(search: Search, sampled: int) -> Search:
 
 def precision(miss: Array) -> Array:
     """To which responses are needed: the natural residual of an agent is its error over its condition number."""
-    return jnp.clip(1e-4 * miss, 4 * jnp.finfo(miss.dtype).eps, 1e-3)
+    return jnp.clip(5e-5 * miss, 2 * jnp.finfo(miss.dtype).eps, 5e-4)
 
 
 def ahead(search: Search, proof: Proof, tol: Array, max_steps: Array) -> tuple[Array, Array]:

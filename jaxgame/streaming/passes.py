@@ -13,7 +13,7 @@ from jaxgame import linalg
 from jaxgame._pytree import pytree
 from jaxgame.certificate.gap import concave_agents
 from jaxgame.games.members import Members
-from jaxgame.solvers.population import Answer, Sample, answer
+from jaxgame.solvers.population import Answer, Sample, answer, for_all
 from jaxgame.solvers.respond import is_closed
 from jaxgame.solvers.scale import norms
 from jaxgame.solvers.settle import LEAST, Ground, Proof, Search, begin, of_members, proven, sample_size
@@ -57,9 +57,9 @@ def answered(form: Form, shared: dict, rows: dict, count: Array, aggregate: Arra
 def mixtures(form: Form, shared: dict, rows: dict, aggregate: Array, tol: Array) -> Array:
     """The answers themselves, (b, D)."""
     all = Sample(members(form, shared, rows))
-    profile = jnp.full((all.n_agents, all.n_groups), 1 / all.n_groups, aggregate.dtype)
+    profile = jnp.zeros((all.n_agents, all.n_groups), aggregate.dtype)
     known, always = jnp.ones((), aggregate.dtype), jnp.ones((), bool)
-    _, profile = answer(all, aggregate, profile, tol, spread=known, write=always)
+    _, profile = answer(all, aggregate, profile, tol, spread=known, write=always, first=True)  # as in the pass
     assert profile is not None
     return profile
 
@@ -76,7 +76,7 @@ def facts(form: Form, shared: dict, rows: dict, count: Array) -> Facts:
 @functools.partial(jax.jit, static_argnums=0)
 def _from_sample(form: Form, shared: dict, rows: dict, start: Array) -> Search:
     few = members(form, shared, rows)
-    return of_members(Sample(few.replace(weight=few.weight / few.weight.sum())), start)
+    return of_members(Sample(few.replace(weight=for_all(few.weight))), start)
 
 
 def first_search(stream: Stream) -> Search:
