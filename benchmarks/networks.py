@@ -4,8 +4,8 @@
 
 Strongly monotone games of 10⁵ agents on 10⁶ directed edges, 16 groups: quadratic ones with all kinds of curvature, and
 alignment games; networks of even in-degrees, of in-degrees and popularities with a power law, and rings of near
-neighbours, where what one agent does reaches the others slowly. And games of n·D = 4000 without structure, solved by
-elimination, with sparse ones around the size at which iterations take its place.
+neighbours, where what one agent does reaches the others slowly. And games of n·D = 4000 without structure, and small
+sparse ones, on both sides of the size up to which elimination is there to fall back on.
 
 Success is a natural residual of at most 1e-10 (1e-6 in float32), which numpy and scipy compute from the game's data
 with their own Lipschitz constant. The gradient is that of ⟨u, S⟩, u random, in every array of the game; its error is
@@ -367,7 +367,7 @@ def main() -> None:
 
     for what in ("Dense", "ConcaveGame of profiles"):
         add(Unstructured(what))
-    for agents in (250, 300):
+    for agents in (64, 250, 300):
         problem = Problem("scaled κ=1000", "even", agents, 10 * agents, np.float64)
         problem.label += f", ({agents}, 16)"
         add(problem)

@@ -133,7 +133,7 @@ class _Conditions:
         """Of systems with the operator and with its transpose."""
         affine = self.affine
         if affine is None:
-            return _krylov(None, None, None), _krylov(None, None, None)
+            return _krylov(), _krylov()
         if kkt.is_iterative(affine):
             return self.iterative(), self.T.iterative()
         still = jnp.zeros_like(self.profile)
@@ -151,8 +151,8 @@ class _Conditions:
         assert affine is not None
         own = self.inverse(own_blocks(affine, still, self.face).solve)
         if not kkt.is_affordable(affine):
-            return _krylov(self.operator, own, None)
-        return _krylov(self.operator, own, lambda rhs: self.inverse(kkt.factorise(affine, still, self.face))(rhs))
+            return _krylov(self.operator, own)
+        return _krylov(self.operator, own, lambda found, x, rhs: _or_eliminated(found, x, self, rhs))
 
     def inverse(self, factor: kkt.Solve) -> Linear:
         """The inverse of the operator, exact where `factor` is."""
@@ -189,13 +189,32 @@ def direct(inverse: Linear) -> Solver:
     return Solver(lambda operator, rhs: inverse(rhs))
 
 
-def _krylov(operator: Linear | None, precondition: Linear | None, inverse: Linear | None) -> Solver:
-    """With the inverse to fall back on, if there is one. How well it did is judged by what it leaves, as for all."""
+@jax.custom_batching.sequential_vmap
+def _or_eliminated(found: Array, x: Array, conditions: _Conditions, rhs: Array) -> Array:
+    """What iterations left, if they `found` it. In a batch one by one, as in `kkt`."""
+
+    def eliminated() -> Array:
+        affine = conditions.affine
+        assert affine is not None
+        still = jnp.zeros_like(conditions.profile)
+        return conditions.inverse(kkt.factorise(affine, still, conditions.face))(rhs)
+
+    return lax.cond(found, lambda: x, eliminated)
+
+
+def _krylov(
+    operator: Linear | None = None,
+    precondition: Linear | None = None,
+    mended: Callable[[Array, Array, Array], Array] = lambda found, x, rhs: x,
+) -> Solver:
+    """How well it did is judged by what it leaves, as for all; mended(whether it is found, the solution, right-hand
+    side) is what to make of it.
+    """
 
     def approximate(operator: Linear, rhs: Array) -> Array:
         precision = 100 * float(jnp.finfo(rhs.dtype).eps)
         x, found = krylov.solve(operator, precondition or (lambda x: x), rhs, precision)
-        return x if inverse is None else lax.cond(found, lambda: x, lambda: inverse(rhs))
+        return mended(found, x, rhs)
 
     return Solver(approximate, operator)
 

@@ -206,6 +206,28 @@ def test_iterations_with_elimination_to_fall_back_on(game, cycles, rng, monkeypa
     np.testing.assert_allclose(slope, exact, atol=1e-9 * float(jnp.abs(exact).max()))
 
 
+def test_batches_are_eliminated_one_by_one(rng, monkeypatch):
+    """Where iterations get nowhere; two batched eliminations at a time might wait for each other for ever."""
+    weights = jnp.asarray(np.stack([network("even", rng) for _ in range(3)]))
+    linear = jnp.asarray(0.6 * rng.normal(size=(3, N, D)))
+
+    def shown(weights, linear):
+        game = jg.QuadraticGame(linear, 1.0, coupling=jg.Network(weights, 0.4 * jnp.eye(D)))
+        return jg.solve(game).representation @ jnp.arange(1.0, D + 1)
+
+    def found(few, cycles):
+        monkeypatch.setattr(kkt, "FEW", few)
+        monkeypatch.setattr(krylov, "MOST_CYCLES", cycles)
+        jax.clear_caches()
+        return jax.vmap(jax.value_and_grad(shown, argnums=1))(weights, linear)
+
+    value, slope = found(100, 0)
+    wanted, exact = found(4096, 100)
+    jax.clear_caches()
+    np.testing.assert_allclose(value, wanted, atol=1e-12)
+    np.testing.assert_allclose(slope, exact, atol=1e-12)
+
+
 @pytest.mark.usefixtures("iterative")
 def test_equilibria_and_gradients_equal_those_by_elimination(rng, monkeypatch):
     u = jnp.asarray(rng.normal(size=D))

@@ -116,6 +116,16 @@ def _dense(affine: AffineMap, theta: Array, face: Array) -> Solve:
     return solve
 
 
+@jax.custom_batching.sequential_vmap
+def _or_eliminated(
+    found: Array, out: tuple[Array, Array], affine: AffineMap, theta: Array, face: Array, rhs: Array, total: Array
+) -> tuple[Array, Array]:
+    """What iterations left, if they `found` it. In a batch one by one: else all would be eliminated, and at a time
+    (`linalg`).
+    """
+    return jax.lax.cond(found, lambda: out, lambda: _dense(affine, theta, face)(rhs, total))
+
+
 def _krylov(affine: AffineMap, theta: Array, face: Array, precision: float | Array | None) -> Solve:
     """On the tangent space of the faces, preconditioned by every agent's own block."""
     own = own_blocks(affine, theta, face).solve
@@ -140,6 +150,6 @@ def _krylov(affine: AffineMap, theta: Array, face: Array, precision: float | Arr
 
     def sure(rhs: Array, total: Array) -> tuple[Array, Array]:
         out, found = solve(rhs, total)
-        return jax.lax.cond(found, lambda: out, lambda: _dense(affine, theta, face)(rhs, total))
+        return _or_eliminated(found, out, affine, theta, face, rhs, total)
 
     return sure if is_affordable(affine) else lambda rhs, total: solve(rhs, total)[0]
