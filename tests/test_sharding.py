@@ -34,8 +34,13 @@ def test_eight_devices_agree_with_one_and_gather_nothing(name):
     assert f"{name} ok" in run(WORKER, "one_process", name, devices=8)
 
 
+@pytest.mark.parametrize("name", ["scalar", pytest.param("alignment", marks=pytest.mark.slow)])
+def test_derivatives_on_eight_devices(name):
+    assert f"{name} ok" in run(WORKER, "derivatives", name, devices=8)
+
+
 @pytest.mark.slow
-@pytest.mark.parametrize("case", ["crowd", "derivatives", "steering", "transformations"])
+@pytest.mark.parametrize("case", ["crowd", "steering", "transformations"])
 def test_on_eight_devices(case):
     assert f"{case} ok" in run(WORKER, case, devices=8)
 
