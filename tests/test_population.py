@@ -402,7 +402,7 @@ def test_utilities_of_any_size(kind, size, small, rng, dtype):
         return jnp.asarray(size, dtype) * x
 
     curvature = game.curvature
-    curvature = curvature.replace(q=times(curvature.q)) if isinstance(curvature, jg.Scaled) else times(curvature)
+    curvature = jg.Scaled(times(curvature.q), curvature.Q) if isinstance(curvature, jg.Scaled) else times(curvature)
     coupling = game.coupling.replace(B=times(game.coupling.B))
     found = jg.solve(game.replace(linear=times(game.linear), curvature=curvature, coupling=coupling))
     assert found.converged, found.message

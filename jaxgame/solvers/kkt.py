@@ -146,10 +146,7 @@ def _krylov(affine: AffineMap, theta: Array, face: Array, precision: float | Arr
         more, found = krylov.solve(operator, lambda x: own(x, zero)[0], left, precision)
         x = start + tangent(more)
         left = jnp.where(face, rhs - operator(x), 0)
-        return (x, left.sum(1) / count), found
+        out = x, left.sum(1) / count
+        return _or_eliminated(found, out, affine, theta, face, rhs, total) if is_affordable(affine) else out
 
-    def sure(rhs: Array, total: Array) -> tuple[Array, Array]:
-        out, found = solve(rhs, total)
-        return _or_eliminated(found, out, affine, theta, face, rhs, total)
-
-    return sure if is_affordable(affine) else lambda rhs, total: solve(rhs, total)[0]
+    return solve
