@@ -212,7 +212,8 @@ class Full:
     B: Array
 
     def apply(self, mixtures: Array) -> Array:
-        return jnp.einsum("ijde,je->id", self.B, mixtures)
+        # As a contraction it would be transposed first, which takes four times as long.
+        return (self.B * mixtures[None, :, None, :]).sum((1, 3))
 
     @property
     def T(self) -> Full:

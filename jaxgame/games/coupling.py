@@ -194,7 +194,7 @@ class Dense:
         return Dense(_checks.array("coupling.B", self.B, dtype, (n, n, n_groups, n_groups)))
 
     def meets(self, profile: Array) -> Array:
-        return jnp.einsum("ijde,je->id", self.B, profile)
+        return Full(self.B).apply(profile)
 
     slope = meets
 

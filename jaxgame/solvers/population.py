@@ -120,10 +120,9 @@ def _centred(members: Members, linear: Array) -> tuple[Members, Array]:
     """Members and their linear part (D, b), less what they add to the marginals of all groups alike: it moves no
     mixture, but its rounding would.
     """
-    curvature = members.curvature
+    curvature, linear = members.curvature, linear - over_groups(jnp.maximum, linear)[None]
     for coefficient, matrix in curvature.terms:
         linear = linear - coefficient[None] * _unlike(matrix).mean(1)[:, None]
-    linear = linear - over_groups(jnp.maximum, linear)[None]
     terms = tuple((coefficient, linalg.tangent(matrix)) for coefficient, matrix in curvature.terms)
     curvature = Blocks(curvature.diagonal, terms, curvature.dense)
     matrix = None if members.matrix is None else _unlike(members.matrix)
