@@ -151,7 +151,7 @@ def cases(quick: bool) -> list[tuple[str, int, int, str, int]]:
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     million, ten = 1_000_000, 10_000_000
     out = [(kind, million, GROUPS, "float32", devices) for kind in METRICS for devices in sorted({1, cores})]
-    out += [(kind, ten, GROUPS, "float32", 1) for kind in METRICS[:2]]
+    out += [(kind, ten, GROUPS, "float32", devices) for kind in METRICS[:2] for devices in sorted({1, cores})]
     out += [(kind, million, GROUPS, "float64", 1) for kind in METRICS]
     out += [("scalar nash", n, GROUPS, "float32", 1) for n in (300_000, 3_000_000)]
     out = [] if quick else out
