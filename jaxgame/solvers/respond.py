@@ -218,9 +218,9 @@ def _improved(
     # Gains by differences: utilities themselves would round them away.
     ahead, near = far - mixture, length * move
     by_far, by_near = inner(ahead, slope - (far_image - image) / 2), inner(near, slope - length * bent / 2)
-    better, any = (by_far > by_near)[None], (jnp.maximum(by_far, by_near) > 0)[None]
-    near, near_image = jnp.where(any, mixture + near, mixture), jnp.where(any, image + length * bent, image)
-    return jnp.where(any & better, far, near), jnp.where(any & better, far_image, near_image)
+    better, gains = (by_far > by_near)[None], (jnp.maximum(by_far, by_near) > 0)[None]
+    near, near_image = jnp.where(gains, mixture + near, mixture), jnp.where(gains, image + length * bent, image)
+    return jnp.where(gains & better, far, near), jnp.where(gains & better, far_image, near_image)
 
 
 def majoriser(blocks: Blocks, n: int) -> Array:
