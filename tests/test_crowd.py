@@ -1,5 +1,7 @@
 """Large populations of concave utilities that meet through a mean: in blocks, in a few passes."""
 
+import dataclasses
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -7,7 +9,7 @@ import pytest
 
 import jaxgame as jg
 from jaxgame import solving
-from jaxgame.solvers import crowd, respond, settle
+from jaxgame.solvers import crowd, settle, sizes
 
 N, D = 300, 4
 
@@ -17,8 +19,7 @@ def small(monkeypatch):
     """Populations are large from one number on, of several blocks, and sampled."""
     monkeypatch.setattr(settle, "POPULOUS", 1)
     monkeypatch.setattr(settle, "LEAST", 64)
-    monkeypatch.setattr(respond, "LOT", 40)
-    monkeypatch.setattr(crowd, "BLOCK", 64)
+    monkeypatch.setattr(sizes, "CORES", dataclasses.replace(sizes.CORES, lot=40, last=40))
     jax.clear_caches()
     yield
     jax.clear_caches()

@@ -1,5 +1,7 @@
 """Large populations through their aggregate: sampled, in blocks, in a few passes."""
 
+import dataclasses
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -8,7 +10,7 @@ import pytest
 import jaxgame as jg
 from jaxgame import simplex, solving
 from jaxgame.games import subsidised
-from jaxgame.solvers import faces, population, reply, respond, settle
+from jaxgame.solvers import population, reply, settle, sizes
 from jaxgame.solvers.columns import waterfill
 from jaxgame.solvers.scale import measure
 
@@ -20,9 +22,7 @@ def small(monkeypatch):
     monkeypatch.setattr(settle, "CROWDED", 1)
     monkeypatch.setattr(settle, "LEAST", 64)
     monkeypatch.setattr(settle, "SHARE", 4)
-    monkeypatch.setattr(population, "BLOCK_BYTES", (1, 1))
-    for module in (respond, faces):
-        monkeypatch.setattr(module, "LOT", 40)
+    monkeypatch.setattr(sizes, "CORES", dataclasses.replace(sizes.CORES, formulas=1, matrices=1, lot=40, last=40))
     jax.clear_caches()
     yield
     jax.clear_caches()

@@ -13,9 +13,9 @@ from jaxgame.games import is_aggregative
 from jaxgame.games.affine import AffineMap, Blocks
 from jaxgame.solvers.blocked import mapped
 from jaxgame.solvers.newton import Newton
+from jaxgame.solvers.sizes import sizes
 
 RESPONSE_STEPS = 200
-BLOCK = 1024  # agents whose best responses are found at a time
 RESPONSE_TOL = 1e-3  # the last change of a mixture, at first; the Newton step corrects what is left
 RESPONSE_PRECISION = 0.1  # later: the same relative to the residual, or wrong faces would repeat themselves
 
@@ -65,7 +65,7 @@ def best_response(affine: AffineMap, linear: Array, start: Array, tol: Array) ->
         blocks, linear, metric, start = part
         return _accelerated(own.of(blocks), linear, metric, start, tol)
 
-    return mapped(responses, agents, BLOCK)
+    return mapped(responses, agents, sizes().responses)
 
 
 def _accelerated(own: Blocks, linear: Array, metric: Array, start: Array, tol: Array) -> Array:

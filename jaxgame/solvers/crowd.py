@@ -22,13 +22,12 @@ from jaxgame.games.concave import ConcaveGame
 from jaxgame.games.members import Members
 from jaxgame.solvers import parts, settle
 from jaxgame.solvers.blocked import mapped
-from jaxgame.solvers.faces import LOT
 from jaxgame.solvers.own_blocks import own_blocks
 from jaxgame.solvers.respond import respond
 from jaxgame.solvers.scale import Scale, lipschitz
 from jaxgame.solvers.settle import SHORTEST, SLOW, Settled
+from jaxgame.solvers.sizes import sizes
 
-BLOCK = LOT  # agents whose curvatures are there at a time: one lot of `respond`, and little to compile
 ROUNDS = 30  # of Newton steps of one block; what has not settled by then shows in the residual
 
 
@@ -121,7 +120,7 @@ def settle_crowd(
     begin = search, jnp.full((n, n_groups), 1 / n_groups, dtype), far, far, 0 * far, jnp.full(record, jnp.nan, dtype)
     search, profile, left, gain, floor, history = lax.while_loop(unfinished, again, begin)
     total = mean(profile, population)
-    bent = mapped(lambda part: ~_concave(part[0], part[1], total), (everyone, profile), BLOCK).any()
+    bent = mapped(lambda part: ~_concave(part[0], part[1], total), (everyone, profile), sizes().lot).any()
     return Settled(
         profile=profile,
         representation=total,
@@ -136,7 +135,7 @@ def settle_crowd(
 
 def responses(agents: Agents, aggregate: Array, near: Array, tol: Array) -> Array:
     """What agents answer to an aggregate (D,), (n, D), from mixtures near it, up to about tol."""
-    return mapped(lambda part: _answers(part[0], part[1], aggregate, tol), (agents, near), BLOCK)
+    return mapped(lambda part: _answers(part[0], part[1], aggregate, tol), (agents, near), sizes().lot)
 
 
 def _answers(agents: Agents, start: Array, aggregate: Array, tol: Array) -> Array:
@@ -190,7 +189,7 @@ def _scale(everyone: Agents, affine: AffineMap, uniform: Array, axis: str | None
         return jnp.abs(simplex.project_tangent(marginals)).max(1)
 
     here = jnp.zeros(len(jax.tree.leaves(everyone.params)[0]))
-    sigma = jnp.maximum(lipschitz(affine), mapped(spread, (everyone, here), BLOCK).max())
+    sigma = jnp.maximum(lipschitz(affine), mapped(spread, (everyone, here), sizes().lot).max())
     own = linalg.frobenius(jnp.asarray(affine.own.dense)).max()
     sigma, own = parts.largest((sigma, own), axis)
     return Scale(jnp.where(sigma > 0, sigma, 1), own)
@@ -208,7 +207,7 @@ def _judged(
         gain = (mixture * (marginals.max(1, keepdims=True) - marginals)).sum(1)
         return left, gain, jnp.abs(simplex.project_tangent(marginals)).max(1)
 
-    worst = tuple(x.max() for x in mapped(judged, (everyone, profile), BLOCK))
+    worst = tuple(x.max() for x in mapped(judged, (everyone, profile), sizes().lot))
     left, gain, centred = parts.largest(worst, axis)
     floor = 8 * jnp.finfo(left.dtype).eps * (1 + (scale.curvature + centred) / scale.sigma)
     return left, gain, floor

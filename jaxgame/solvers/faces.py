@@ -14,9 +14,9 @@ from jax import Array, lax
 
 from jaxgame.games.affine import Blocks
 from jaxgame.solvers.columns import over_groups
+from jaxgame.solvers.sizes import sizes
 
 Product = Callable[[Array], Array]
-LOT = 512  # agents that go together: measured, benchmarks/README.md
 PATIENCE = 10  # steps a group, after which a solution counts as not found
 
 
@@ -57,18 +57,18 @@ def conjugate(blocks: Blocks, rhs: Array, mixture: Array) -> Array:
 
     NaN for an agent for which it is not found.
     """
-    count = rhs.shape[1]
-    if count <= LOT:
+    count, together = rhs.shape[1], sizes().lot
+    if count <= together:
         return _to_rounding(blocks, rhs, mixture)
 
     def lot(k: Array, out: Array) -> Array:
         # The last lot overlaps the one before.
-        first = jnp.minimum(k * LOT, count - LOT)
-        part = functools.partial(lax.dynamic_slice_in_dim, start_index=first, slice_size=LOT)
+        first = jnp.minimum(k * together, count - together)
+        part = functools.partial(lax.dynamic_slice_in_dim, start_index=first, slice_size=together)
         new = _to_rounding(blocks.rows(part), part(rhs, axis=1), part(mixture, axis=1))
         return lax.dynamic_update_slice_in_dim(out, new, first, 1)
 
-    return lax.fori_loop(0, -(-count // LOT), lot, jnp.zeros_like(rhs))
+    return lax.fori_loop(0, -(-count // together), lot, jnp.zeros_like(rhs))
 
 
 def _to_rounding(blocks: Blocks, rhs: Array, mixture: Array) -> Array:

@@ -21,10 +21,10 @@ from jaxgame import linalg
 from jaxgame._pytree import pytree
 from jaxgame.games.affine import AffineMap, Aggregate
 from jaxgame.solvers.blocked import mapped, summed
+from jaxgame.solvers.sizes import sizes
 
 Solve = Callable[[Array, Array], tuple[Array, Array]]
 KEPT = 2**25  # numbers n·D² up to which all responses are kept: 268 MB in float64
-BLOCK = 128  # agents whose responses are found at a time, in cache
 
 
 @pytree()
@@ -57,14 +57,14 @@ class OwnBlocks:
         n, n_groups = theta.shape
         self.own = affine.own
         self.agents = self.own.agents(n, n_groups), theta, face
-        if n <= BLOCK:
+        if n <= sizes().inverses:
             self.sizes, self.place, self.order = [n_groups], slice(None), slice(None)
             self.kept = self._responses(self.order)
             return
         self.sizes = sorted({-(-n_groups // 2), -(-3 * n_groups // 4), n_groups})
         self.place = _by_size(face, self.sizes)
         self.order = jnp.zeros(n, int).at[self.place].set(jnp.arange(n), unique_indices=True)
-        self.kept = mapped(self._responses, self.order, BLOCK) if n * n_groups**2 <= KEPT else None
+        self.kept = mapped(self._responses, self.order, sizes().inverses) if n * n_groups**2 <= KEPT else None
 
     def solve(self, rhs: Array, total: Array) -> tuple[Array, Array]:
         """(rhs (n, D), total (n,)) -> (x, μ)."""
@@ -73,7 +73,7 @@ class OwnBlocks:
             x, mu = self.kept.solve(rhs, total)
         else:
             parts = self.order, rhs, total
-            x, mu = mapped(lambda part: self._responses(part[0]).solve(*part[1:]), parts, BLOCK)
+            x, mu = mapped(lambda part: self._responses(part[0]).solve(*part[1:]), parts, sizes().inverses)
         return x[self.place], mu[self.place]
 
     def to_aggregate(self, others: Aggregate) -> Array:
@@ -86,7 +86,8 @@ class OwnBlocks:
         if others.B is not None:
             weight = (others.reach * others.sensitivity)[self.order]
             return (
-                summed(lambda x: jnp.einsum("i,ide->de", x[1], tangents(x[0])), (responses, weight), BLOCK) @ others.B
+                summed(lambda x: jnp.einsum("i,ide->de", x[1], tangents(x[0])), (responses, weight), sizes().inverses)
+                @ others.B
             )
         assert others.left is not None
         left = others.left
@@ -95,7 +96,7 @@ class OwnBlocks:
             responses, agents = part
             return jnp.einsum("i,ide,ief->df", others.reach[agents], tangents(responses), left[agents])
 
-        return summed(answers, (responses, jnp.arange(len(others.reach))[self.order]), BLOCK)
+        return summed(answers, (responses, jnp.arange(len(others.reach))[self.order]), sizes().inverses)
 
     def _responses(self, index: Array | slice) -> Responses:
         """Of the agents at `index`, by a bordered inverse.
@@ -173,7 +174,7 @@ class OwnDiagonals:
                 mean = jnp.einsum("id,ide->ie", slopes, left) / slopes.sum(1, keepdims=True)
                 return jnp.einsum("i,id,ide->de", weight, slopes, left - mean[:, None, :])
 
-            return summed(total, (self.slopes, others.reach, others.left), BLOCK)
+            return summed(total, (self.slopes, others.reach, others.left), sizes().inverses)
         weight = (others.reach * others.sensitivity)[:, None] * self.slopes
         return (jnp.diag(weight.sum(0)) - (weight / self.mass[:, None]).T @ self.slopes) @ others.B
 

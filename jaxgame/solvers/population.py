@@ -17,14 +17,12 @@ from jaxgame import linalg
 from jaxgame._pytree import pytree
 from jaxgame.games.affine import AffineMap, Blocks
 from jaxgame.games.members import Members, Rows
-from jaxgame.solvers import parts
+from jaxgame.solvers import parts, sizes
 from jaxgame.solvers.columns import agents_last, over_groups, tree
 from jaxgame.solvers.reply import to_aggregate
 from jaxgame.solvers.respond import is_closed, nearby, respond
 
-BLOCK_BYTES = 2**17, 2**20  # of one (D, b) array, for formulas and for matrices: measured, benchmarks/README.md
 LANES = 128
-AT_ONCE = 2**18  # agents of whom a few numbers each are looked at
 CHUNK = 1024  # agents whose mixtures are added up one by one
 RUN = 8  # neighbours that are sampled together: whole cache lines
 
@@ -49,7 +47,8 @@ class Answer:
 
 def block_size(n: int, n_groups: int, dtype: Any, closed: bool) -> int:
     """Agents at a time: few enough to stay in cache; of those with matrices, enough for the late ones to fill lots."""
-    size = BLOCK_BYTES[not closed] // (jnp.dtype(dtype).itemsize * n_groups)
+    known = sizes.sizes()
+    size = (known.formulas if closed else known.matrices) // (jnp.dtype(dtype).itemsize * n_groups)
     return min(n, max(size // LANES * LANES, LANES))
 
 
@@ -155,7 +154,9 @@ def _spread(members: Members, linear: Array) -> Array:
 
 
 def _weighed(mixture: Array, weight: Array) -> Array:
-    """Σ weight w, (D,), in chunks: one product adds all terms one by one, and loses two digits."""
+    """Σ weight w, (D,), in chunks: a core's product adds all terms one by one, and loses two digits."""
+    if not sizes.on_cores():
+        return (mixture * weight[None]).sum(1)
     count = weight.shape[0]
     parts = [mixture[:, k : k + CHUNK] @ weight[k : k + CHUNK] for k in range(0, count, CHUNK)]
     return tree(jnp.add, parts)
@@ -194,7 +195,7 @@ class Sample:
 def holds(game: Any, condition: Callable[[Any], Array]) -> Array:
     """Whether a condition (b,) on a `Sample` holds for all agents of a game, those of a block at a time."""
     n = game.n_agents
-    size = min(n, AT_ONCE)
+    size = min(n, sizes.sizes().glances)
 
     def block(k: Array, so_far: Array) -> Array:
         rows = functools.partial(lax.dynamic_slice_in_dim, start_index=jnp.minimum(k * size, n - size), slice_size=size)

@@ -19,7 +19,8 @@ from jaxgame._pytree import pytree
 from jaxgame.games.affine import Blocks
 from jaxgame.games.members import Members
 from jaxgame.solvers.columns import Basin, over_groups, waterfill
-from jaxgame.solvers.faces import LOT, Product, advance, inner, product, projection
+from jaxgame.solvers.faces import Product, advance, inner, product, projection
+from jaxgame.solvers.sizes import sizes
 
 FACE_STEPS = 2, 4  # of conjugate gradients in a round, roughly and else: the face may be the wrong one
 ROUGH = 1e-4  # the precision from which on few will do
@@ -112,15 +113,16 @@ def _closed(members: Members, linear: Array, tol: Array) -> Response:
 
 def _iterated(members: Members, linear: Array, start: Array, tol: Array) -> Response:
     """Lot by lot until few are left in each, and these by themselves."""
-    count = linear.shape[1]
-    if count <= LOT:
+    count, known = linear.shape[1], sizes()
+    if count <= known.last:
         return _settled(members, linear, start, tol, 0)[0]
-    lots, few = -(-count // LOT), LOT // SHRINK
+    together = min(count, known.lot)
+    lots, few = -(-count // together), together // SHRINK
 
     def lot(k: Array, found: tuple[Response, Array]) -> tuple[Response, Array]:
         # The last lot overlaps the one before.
-        first = jnp.minimum(k * LOT, count - LOT)
-        part = functools.partial(lax.dynamic_slice_in_dim, start_index=first, slice_size=LOT)
+        first = jnp.minimum(k * together, count - together)
+        part = functools.partial(lax.dynamic_slice_in_dim, start_index=first, slice_size=together)
         columns = functools.partial(part, axis=1)
         new = _settled(members.rows(part), columns(linear), columns(start), tol, few)
         put = functools.partial(lax.dynamic_update_slice_in_dim, start_index=first, axis=-1)

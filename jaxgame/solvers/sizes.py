@@ -1,0 +1,44 @@
+"""How many agents go together, by what computes: measured, benchmarks/README.md.
+
+A core is fast on what stays in its cache. An accelerator starts a kernel an operation and a block, which takes as long
+as some megabytes: it is fast on blocks that make up for that.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+
+import jax
+
+
+@dataclasses.dataclass(frozen=True)
+class Sizes:
+    """formulas, matrices: bytes of a (D, b) array of a block whose responses are formulas, or are iterated.
+
+    Agents at a time: lot, that iterate together until most are settled; last, until all are; responses, that iterate
+    until the last one has its own; inverses, each of which has a matrix inverted; glances, of whom a few numbers are
+    looked at.
+    """
+
+    formulas: int
+    matrices: int
+    lot: int
+    last: int
+    responses: int
+    inverses: int
+    glances: int
+
+
+CORES = Sizes(formulas=2**17, matrices=2**20, lot=512, last=512, responses=1024, inverses=128, glances=2**18)
+ACCELERATOR = Sizes(
+    formulas=2**26, matrices=2**26, lot=2**20, last=2**12, responses=2**15, inverses=2**15, glances=2**22
+)
+
+
+def on_cores() -> bool:
+    """Whether a CPU computes, where nothing else is asked for."""
+    return jax.default_backend() == "cpu"
+
+
+def sizes() -> Sizes:
+    return CORES if on_cores() else ACCELERATOR
