@@ -2,11 +2,12 @@
 
     python benchmarks/roofline.py [--agents 1000000] [--groups 16] [--devices 256] [--output FOLDER]
 
-Measured: the bandwidth of a read, of a write into fresh memory, and the rate of elementwise operations on what fits in
-a block. A pass over n agents with scalar curvature reads n·D numbers once and works on each some fifty times; the last
-one writes n·D more. Predicted is the time that the slower of the two alone would take, and the sum of both, between
-which a device lies that overlaps them more or less. Then the same for 8·10⁹ agents on many devices like this one, with
-what they send. Runs on whatever device JAX finds. Writes roofline.json and roofline.md.
+Measured: the bandwidth of a read and of a write into fresh memory; within what is the size of a block of a pass, the
+bandwidth of reads and writes and the rate of elementwise operations. What a pass over a block moves between its kernels
+and computes is what the compiler counts in its own program. Predicted is the time that the slowest of memory, block and
+arithmetic alone would take, and the sum of all, between which a device lies that overlaps them more or less. Then the
+same for 8·10⁹ agents on many devices like this one, with what they send. Runs on whatever device JAX finds. Writes
+roofline.json and roofline.md.
 """
 
 import argparse
@@ -20,14 +21,13 @@ import numpy as np
 from jax import Array, lax
 
 import jaxgame as jg
-from jaxgame.solvers.columns import STEPS
-from jaxgame.solvers.population import BLOCK_BYTES, answer
+from jaxgame.solvers.population import answer, block_size
+from jaxgame.solvers.sizes import on_cores
 
 EVERYONE = 8_000_000_000
-# Elementwise operations a number: the highest, what is met, the highest again, STEPS Newton steps of four, sum, level,
-# scale.
-OPERATIONS = 12 + 4 * (STEPS + 1)
 REPEATS = 7
+CHAIN = 64  # dependent multiplications and additions in a kernel: enough that nothing but they take time
+WAYS = dict(wardrop="takes S as given", nash="counts its own share of S")
 
 
 def best(function: Any) -> float:
@@ -36,48 +36,79 @@ def best(function: Any) -> float:
     return min(common.seconds(function)[0] for _ in range(REPEATS))
 
 
-def device(dtype: Any) -> dict[str, float]:
-    """Bytes a second read, and written into fresh memory; elementwise operations a second in a block of a pass."""
-    count = 2**26 // np.dtype(dtype).itemsize
-    x = jnp.ones(count, dtype)
+def device(dtype: np.dtype, n_groups: int) -> dict[str, float]:
+    """Bytes a second read, and written into fresh memory; in a block, bytes a second and operations a second."""
+    size = 2**26 if on_cores() else 2**31
+    x = jnp.ones(size // dtype.itemsize, dtype)
     read = best(lambda: jax.jit(jnp.sum)(x))
     fresh = best(lambda: jax.jit(lambda x: 2 * x + 1)(x))
-    block, rounds = x[: BLOCK_BYTES[0] // np.dtype(dtype).itemsize], 1600
+    agents = block_size(EVERYONE, n_groups, dtype, True)
+    block, rounds = x[: agents * n_groups], 1600 if on_cores() else 50
+
+    def moved(x: Array) -> Array:
+        return x * 0.999 + 0.001
+
+    def chained(x: Array) -> Array:
+        for _ in range(CHAIN):
+            x = moved(x)
+        return x
 
     @jax.jit
-    def work(x: Array) -> Array:
-        return lax.fori_loop(0, rounds, lambda _, x: jnp.where(x > 0.5, x * 0.999 + 0.001, x), x)
+    def streamed(x: Array) -> Array:
+        return lax.fori_loop(0, rounds, lambda _, x: moved(x), x)
 
-    size = count * np.dtype(dtype).itemsize
+    @jax.jit
+    def worked(x: Array) -> Array:
+        return lax.fori_loop(0, rounds, lambda _, x: chained(x), x)
+
     return dict(
         read=size / read,
         write=size / max(fresh - read, read / 4),
-        operations=4 * rounds * len(block) / best(lambda: work(block)),
+        block=2 * block.nbytes * rounds / best(lambda: streamed(block)),
+        operations=2 * CHAIN * len(block) * rounds / best(lambda: worked(block)),
     )
 
 
-def predicted(rates: dict[str, float], n: float, n_groups: int, itemsize: int, last: bool) -> tuple[float, float]:
-    """Seconds of a pass if memory and arithmetic overlap, and if they do not."""
-    memory = n * n_groups * itemsize * (1 / rates["read"] + last / rates["write"])
-    arithmetic = n * n_groups * OPERATIONS / rates["operations"]
-    return max(memory, arithmetic), memory + arithmetic
+def population(way: str, n: int, n_groups: int, dtype: np.dtype) -> jg.QuadraticGame:
+    linear = jax.random.normal(jax.random.key(0), (n, n_groups), dtype)
+    q = jax.random.uniform(jax.random.key(1), (n,), dtype, 0.5, 1.5)
+    return jg.QuadraticGame(linear, q, coupling=jg.MeanField(np.eye(n_groups, dtype=dtype), atomic=way == "nash"))
 
 
-def measured(n: int, n_groups: int, dtype: Any, last: bool) -> float:
-    rng = np.random.default_rng(0)
-    game = jg.QuadraticGame(
-        rng.standard_normal((n, n_groups), dtype),
-        rng.uniform(0.5, 1.5, n).astype(dtype),
-        coupling=jg.MeanField(np.eye(n_groups, dtype=dtype), atomic=False),
+def one_pass(game: jg.QuadraticGame, last: bool) -> Any:
+    """What all agents answer to the uniform aggregate, written if it is the last pass."""
+    n, n_groups = game.n_agents, game.n_groups
+    dtype = game.linear.dtype
+    known = jnp.ones((), dtype)
+    profile = lax.empty((n, n_groups), dtype) if last else None
+    aggregate = jnp.full(n_groups, 1 / n_groups, dtype)
+    return answer(game, aggregate, profile, known * 1e-6, spread=known, write=jnp.asarray(last))
+
+
+def counted(way: str, n_groups: int, dtype: np.dtype, last: bool) -> dict[str, float]:
+    """Bytes moved between kernels and operations a number of the data, as compiled for one block."""
+    n = block_size(EVERYONE, n_groups, dtype, True)
+    game = jax.eval_shape(lambda: population(way, n, n_groups, dtype))
+    costs = jax.jit(one_pass, static_argnums=1).lower(game, last).compile().cost_analysis()
+    return dict(moved=costs["bytes accessed"] / (n * n_groups), operations=costs["flops"] / (n * n_groups))
+
+
+def predicted(
+    rates: dict[str, float], costs: dict[str, float], n: float, n_groups: int, itemsize: int, last: bool
+) -> tuple[float, float]:
+    """Seconds of a pass if memory, block and arithmetic overlap, and if they do not."""
+    numbers = n * n_groups
+    parts = (
+        numbers * itemsize * (1 / rates["read"] + last / rates["write"]),
+        numbers * max(costs["moved"] - (1 + last) * itemsize, 0) / rates["block"],
+        numbers * costs["operations"] / rates["operations"],
     )
-    aggregate, known = jnp.full(n_groups, 1 / n_groups, dtype), jnp.ones((), dtype)
+    return max(parts), sum(parts)
 
-    @jax.jit
-    def one(game: Any) -> Any:
-        profile = lax.empty((n, n_groups), dtype) if last else None
-        return answer(game, aggregate, profile, known * 1e-6, spread=known, write=jnp.asarray(last))
 
-    return best(lambda: one(game))
+def measured(way: str, n: int, n_groups: int, dtype: np.dtype, last: bool) -> float:
+    game, run = population(way, n, n_groups, dtype), jax.jit(one_pass, static_argnums=1)
+    return best(lambda: run(game, last))
 
 
 def main() -> None:
@@ -88,21 +119,22 @@ def main() -> None:
     parser.add_argument("--output", type=pathlib.Path, default=common.RESULTS)
     options = parser.parse_args()
     dtype = np.dtype(np.float32)
-    environment, rates = common.environment("jaxlib"), device(dtype)
-    rows, records = [], []
-    for n in (options.agents // 10, options.agents, options.agents * 4):
-        for last in (False, True):
-            low, high = predicted(rates, n, options.groups, dtype.itemsize, last)
-            took = measured(n, options.groups, dtype, last)
-            records.append(dict(n=n, last=last, overlapped=low, in_turn=high, measured=took))
-            what = "last, writes the profile" if last else "pass"
-            rows.append([f"{n:,}", what, *(f"{1e3 * t:.1f}" for t in (low, high, took)), f"{took / high:.2f}"])
+    environment, rates = common.environment("jaxlib"), device(dtype, options.groups)
+    rows, records, passes = [], [], []
     share = EVERYONE / options.devices
-    passes = (
-        predicted(rates, share, options.groups, dtype.itemsize, False),
-        predicted(rates, share, options.groups, dtype.itemsize, True),
-    )
-    low, high = (3 * middle + end for middle, end in zip(*passes, strict=True))
+    for way, does in WAYS.items():
+        for last in (False, True):
+            costs = counted(way, options.groups, dtype, last)
+            for n in (options.agents // 10, options.agents, options.agents * 4):
+                low, high = predicted(rates, costs, n, options.groups, dtype.itemsize, last)
+                took = measured(way, n, options.groups, dtype, last)
+                records.append(dict(way=way, n=n, last=last, overlapped=low, in_turn=high, measured=took) | costs)
+                what = f"{does}; last, writes the profile" if last else does
+                times = [f"{1e3 * t:.2f}" for t in (low, high, took)]
+                rows.append([f"{n:,}", what, f"{costs['moved']:.0f}", f"{costs['operations']:.0f}", *times])
+                rows[-1].append(f"{took / high:.2f}")
+            passes.append(predicted(rates, costs, share, options.groups, dtype.itemsize, last))
+    low, high = (middle + end for middle, end in zip(*passes[2:], strict=True))
     sent = (options.groups + 4) * dtype.itemsize
     memory = share * dtype.itemsize * (2 * options.groups + 1) / 2**30
     lines = [
@@ -111,19 +143,22 @@ def main() -> None:
         common.described(environment),
         "",
         *common.prose(
-            f"Read {rates['read'] / 1e9:.1f} GB/s, written into fresh memory {rates['write'] / 1e9:.1f} GB/s,",
-            f"elementwise {rates['operations'] / 1e9:.1f} Gop/s; {OPERATIONS} operations a number. Milliseconds,",
-            f"float32, D = {options.groups}, scalar curvature:",
+            f"Read {rates['read'] / 1e9:.1f} GB/s, written into fresh memory {rates['write'] / 1e9:.1f} GB/s; in a",
+            f"block read and written {rates['block'] / 1e9:.1f} GB/s, elementwise {rates['operations'] / 1e9:.1f}",
+            "Gop/s. Bytes moved between kernels and operations are a number of the data. Milliseconds, float32,",
+            f"D = {options.groups}, scalar curvature:",
         ),
         "",
-        *common.table(["n", "", "overlapped", "in turn", "measured", "measured / in turn"], rows),
+        *common.table(
+            ["n", "an agent", "bytes", "operations", "overlapped", "in turn", "measured", "measured / in turn"], rows
+        ),
         "",
         *common.prose(
             f"8·10⁹ agents on {options.devices} devices like this one: {share:,.0f} agents and {memory:.1f} GiB of",
-            f"data and profile each, {low:.2f} to {high:.2f} s for four passes. A pass sends one all-reduce of D + 4",
-            f"numbers, {sent} bytes a device whatever n is, {sent * options.devices / 1024:.0f} KiB in all; a step on",
-            f"the sample that comes first D² more ({options.groups**2 * dtype.itemsize} bytes). The latency of a few",
-            "all-reduces, not their volume, is what a mesh adds.",
+            f"data and profile each, {low:.3g} to {high:.3g} s for two passes (Nash). A pass sends one all-reduce of",
+            f"D + 4 numbers, {sent} bytes a device whatever n is, {sent * options.devices / 1024:.0f} KiB in all;",
+            f"a step on the sample that comes first D² more ({options.groups**2 * dtype.itemsize} bytes). The latency",
+            "of a few all-reduces, not their volume, is what a mesh adds.",
         ),
         "",
     ]
