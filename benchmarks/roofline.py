@@ -125,14 +125,12 @@ def main() -> None:
     for way, does in WAYS.items():
         for last in (False, True):
             costs = counted(way, options.groups, dtype, last)
-            for n in (options.agents // 10, options.agents, options.agents * 4):
-                low, high = predicted(rates, costs, n, options.groups, dtype.itemsize, last)
-                took = measured(way, n, options.groups, dtype, last)
-                records.append(dict(way=way, n=n, last=last, overlapped=low, in_turn=high, measured=took) | costs)
-                what = f"{does}; last, writes the profile" if last else does
-                times = [f"{1e3 * t:.2f}" for t in (low, high, took)]
-                rows.append([f"{n:,}", what, f"{costs['moved']:.0f}", f"{costs['operations']:.0f}", *times])
-                rows[-1].append(f"{took / high:.2f}")
+            low, high = predicted(rates, costs, options.agents, options.groups, dtype.itemsize, last)
+            took = measured(way, options.agents, options.groups, dtype, last)
+            records.append(dict(way=way, last=last, overlapped=low, in_turn=high, measured=took) | costs)
+            what = f"{does}; last, writes the profile" if last else does
+            times = [f"{1e3 * t:.2f}" for t in (low, high, took)]
+            rows.append([what, *(f"{costs[x]:.0f}" for x in ("moved", "operations")), *times, f"{took / high:.2f}"])
             passes.append(predicted(rates, costs, share, options.groups, dtype.itemsize, last))
     low, high = (middle + end for middle, end in zip(*passes[2:], strict=True))
     sent = (options.groups + 4) * dtype.itemsize
@@ -146,11 +144,11 @@ def main() -> None:
             f"Read {rates['read'] / 1e9:.1f} GB/s, written into fresh memory {rates['write'] / 1e9:.1f} GB/s; in a",
             f"block read and written {rates['block'] / 1e9:.1f} GB/s, elementwise {rates['operations'] / 1e9:.1f}",
             "Gop/s. Bytes moved between kernels and operations are a number of the data. Milliseconds, float32,",
-            f"D = {options.groups}, scalar curvature:",
+            f"{options.agents:,} agents, D = {options.groups}, scalar curvature:",
         ),
         "",
         *common.table(
-            ["n", "an agent", "bytes", "operations", "overlapped", "in turn", "measured", "measured / in turn"], rows
+            ["an agent", "bytes", "operations", "overlapped", "in turn", "measured", "measured / in turn"], rows
         ),
         "",
         *common.prose(
@@ -164,7 +162,7 @@ def main() -> None:
     ]
     common.write_json(
         options.output / "roofline.json",
-        dict(environment=environment, rates=rates, groups=options.groups, passes=records),
+        dict(environment=environment, rates=rates, n=options.agents, groups=options.groups, passes=records),
     )
     common.write(options.output / "roofline.md", "\n".join(lines))
     print("\n".join(lines))

@@ -31,7 +31,7 @@ class Sizes:
 
 CORES = Sizes(formulas=2**17, matrices=2**20, lot=512, last=512, responses=1024, inverses=128, glances=2**18)
 ACCELERATOR = Sizes(
-    formulas=2**26, matrices=2**26, lot=2**20, last=2**12, responses=2**15, inverses=2**15, glances=2**22
+    formulas=2**26, matrices=2**26, lot=2**17, last=2**12, responses=2**15, inverses=2**15, glances=2**22
 )
 
 
