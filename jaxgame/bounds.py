@@ -13,6 +13,7 @@ from scipy.optimize import linprog
 from jaxgame import _checks
 from jaxgame._pytree import assign, pytree
 from jaxgame.games import dtype_of
+from jaxgame.linalg import dot
 
 
 @pytree()
@@ -78,7 +79,7 @@ class Bounds:
 
     def priced(self, prices: Array) -> Array:
         """What prices λ (p,) add to the marginal utilities: exposure_i Mᵀλ, (n, D). Sized bounds only."""
-        return self.exposure[:, None] * (prices @ self.matrix)[None]
+        return self.exposure[:, None] * dot(prices, self.matrix)[None]
 
     def limits(self) -> Array:
         """(2, p): lower and upper. Sized bounds only."""

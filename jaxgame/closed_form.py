@@ -26,6 +26,7 @@ from jaxgame.certificate.gap import concave_agents, gaps
 from jaxgame.equilibrium import Equilibrium
 from jaxgame.games import dtype_of, is_quadratic, representation
 from jaxgame.games.affine import AffineMap, Aggregate, Blocks, Edges, Full
+from jaxgame.linalg import dot
 from jaxgame.solvers import kkt
 from jaxgame.solvers.loop import CONVERGED, NONFINITE, STALLED
 from jaxgame.solvers.scale import measure
@@ -192,7 +193,7 @@ def _formula(affine: AffineMap) -> tuple[Array, Array, Array]:
     # Where all respond alike, the (weighted) mean of the agents solves a problem of one agent's size.
     mean_field = isinstance(others, Aggregate) and others.B is not None
     if isinstance(others, Aggregate) and others.B is not None:
-        matrix, mean_linear = own[0] + others.sensitivity[0] * others.B, others.reach @ linear
+        matrix, mean_linear = own[0] + others.sensitivity[0] * others.B, dot(others.reach, linear)
         common = symmetric | (_alike(own) & _alike(others.sensitivity))
     else:
         matrix, mean_linear, common = total[0], linear[0], symmetric
@@ -204,7 +205,7 @@ def _formula(affine: AffineMap) -> tuple[Array, Array, Array]:
             return jnp.broadcast_to(mean, linear.shape), everyone, singular
 
         def deviations() -> tuple[Array, Array, Array]:
-            alone = linear - ((matrix - own[0]) @ mean[0])[None]
+            alone = linear - dot(matrix - own[0], mean[0])[None]
             rows, worse = jax.vmap(lambda row: stationary(one_agent(own[0], row), everyone[:1]))(alone)
             return rows[:, 0], everyone, singular | worse.any()
 

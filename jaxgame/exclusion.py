@@ -15,6 +15,7 @@ from jaxgame.closed_form import one_agent
 from jaxgame.games import AlignmentGame
 from jaxgame.games.affine import per_agent
 from jaxgame.homotopy import Corner, Line
+from jaxgame.linalg import dot
 
 PIVOTS_PER_GROUP = 100
 
@@ -133,7 +134,7 @@ def _critical(game: AlignmentGame, interior: bool) -> _Critical:
     response, pairwise = game.consistency_metric == "response", game.diversity_form == "pairwise"
     coefficient, own = (diversity, jnp.zeros_like(diversity)) if pairwise else (jnp.zeros_like(diversity), -diversity)
     matrix = (kernel if response else jnp.eye(n_groups, dtype=dtype)) + coefficient * kernel
-    offset = coefficient * (game.spread / 2 - kernel @ target)
+    offset = coefficient * (game.spread / 2 - dot(kernel, target))
     ends = _tangent_ends(kernel)
     metric = ends if response else jnp.ones_like(ends)
     common, alone = metric + coefficient * ends, metric + own * ends
@@ -189,7 +190,7 @@ def _follow(matrix: Array, offset: Array, appeal: Array, target: Array, toleranc
     # To the equilibrium at α = 0, from the linear term for which everyone has the same share.
     zero, never = jnp.zeros((), target.dtype), jnp.full_like(target, jnp.inf)
     uniform = jnp.full_like(target, 1 / n_groups)
-    begin = matrix @ (uniform - target)
+    begin = dot(matrix, uniform - target)
     approach = Line(one_agent(matrix, begin), (offset - begin)[None], target[None])
     origin, _ = walk(approach, homotopy.start(zero, everyone), never, 1.0)
     out = (~origin.face | origin.tied)[0]

@@ -15,6 +15,7 @@ from jaxgame._pytree import pytree
 from jaxgame.bounds import Bounds
 from jaxgame.games import linearise, reach_of, representation
 from jaxgame.games.affine import AffineMap, Aggregate
+from jaxgame.linalg import dot
 from jaxgame.solvers import kkt, krylov
 from jaxgame.solvers.own_blocks import own_blocks
 
@@ -48,7 +49,7 @@ def tangent(
         if bounds is None or prices is None:
             return marginals
         limit = jnp.where(prices > 0, bounds.lower, bounds.upper)
-        missing = limit - bounds.matrix @ representation(game, profile)
+        missing = limit - dot(bounds.matrix, representation(game, profile))
         return at.join(marginals + bounds.priced(prices), jnp.where(at.binding, missing, 0))
 
     _, rhs = jax.jvp(slopes, (game, bounds), (change, bounds_change))
@@ -118,9 +119,9 @@ class _Conditions:
         else:
             out = self.affine.apply(inner)
         if self.bounds is not None:
-            paid = jnp.where(self.binding, price, 0) @ self.bounds.matrix
+            paid = dot(jnp.where(self.binding, price, 0), self.bounds.matrix)
             out = out - self.exposure[:, None] * paid[None]
-            price = jnp.where(self.binding, self.bounds.matrix @ (self.reach @ inner), price)
+            price = jnp.where(self.binding, dot(self.bounds.matrix, dot(self.reach, inner)), price)
         return self.join(simplex.project_face(out, self.face) + (x - inner), price)
 
     @property

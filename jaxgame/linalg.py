@@ -14,6 +14,16 @@ import jax.numpy as jnp
 from jax import Array, lax
 
 
+def dot(a: Array, b: Array) -> Array:
+    """a @ b in full precision: accelerators round the factors of products to fewer digits unless asked not to."""
+    return jnp.matmul(a, b, precision="highest")
+
+
+def einsum(subscripts: str, *factors: Array) -> Array:
+    """jnp.einsum in full precision, as `dot`."""
+    return jnp.einsum(subscripts, *factors, precision="highest")
+
+
 def inverse_positive(matrices: Array) -> Array:
     """Inverses of (…, D, D) matrices with a positive definite symmetric part: Gauss–Jordan sweeps without pivoting."""
     n_groups = matrices.shape[-1]
@@ -90,9 +100,9 @@ def norm_bound(matrices: Array) -> Array:
         power, log = carry
         size = _frobenius(power)
         power = power / size[..., None, None]
-        return power @ power, 2 * (log + jnp.log(size))
+        return dot(power, power), 2 * (log + jnp.log(size))
 
-    start = jnp.swapaxes(scaled, -1, -2) @ scaled, jnp.zeros_like(largest)
+    start = dot(jnp.swapaxes(scaled, -1, -2), scaled), jnp.zeros_like(largest)
     power, log = lax.fori_loop(0, 5, squared, start)
     return largest * jnp.exp((log + jnp.log(_frobenius(power))) / 64)
 

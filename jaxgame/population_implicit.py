@@ -22,6 +22,7 @@ from jaxgame import linalg
 from jaxgame.games.affine import averaged
 from jaxgame.games.members import Members
 from jaxgame.implicit import Linear, Solver
+from jaxgame.linalg import dot
 from jaxgame.solvers.parts import average, total
 from jaxgame.solvers.population import block_size
 from jaxgame.solvers.reply import MODEST, reply, to_aggregate
@@ -58,10 +59,10 @@ def tangent(
     def alone(here: Members, moved: Members, mixture: Array) -> tuple[tuple[Array, Array], None]:
         """What a block adds to dS, and to the change of the representation, with S as it is."""
         move = valid * _moved(here, moved, mixture, aggregate, jnp.zeros_like(aggregate))
-        more = here.weight @ move + moved.weight @ mixture
+        more = dot(here.weight, move) + dot(moved.weight, mixture)
         if here.reach is None or moved.reach is None:
             return (more, more), None
-        return (more, here.reach @ move + moved.reach @ mixture), None
+        return (more, dot(here.reach, move) + dot(moved.reach, mixture)), None
 
     raised, shown = total(blocks(changes, alone, (zero, zero))[0], axis)
 
@@ -70,7 +71,7 @@ def tangent(
 
         def block(here: Members, _: None, mixture: Array) -> tuple[tuple[Array, Array], None]:
             move = reply(here, here.sensitivity[:, None] * x[None], mixture)
-            return (here.weight @ move, (here.weight if here.reach is None else here.reach) @ move), None
+            return (dot(here.weight, move), dot(here.weight if here.reach is None else here.reach, move)), None
 
         return blocks(None, block, (zero, zero))[0]
 
@@ -84,19 +85,19 @@ def tangent(
     def turned(x: Array) -> Array:
         """The transpose of the operator: JAX's own would leave to each part what all have to add up."""
         (back,) = jax.linear_transpose(lambda x: of_these(x)[0], x)(x)
-        return x + members.B.T @ total(back, axis)
+        return x + dot(members.B.T, total(back, axis))
 
     answer = answered if repaired else known
-    inverse = linalg.inverse(jnp.eye(len(zero), dtype=zero.dtype) + responses @ members.B)
+    inverse = linalg.inverse(jnp.eye(len(zero), dtype=zero.dtype) + dot(responses, members.B))
     shift = solver(
         lambda x: x + answer((members.B * x[None]).sum(1))[0],
-        valid * (raised - answer(changes.B @ aggregate)[0]),
+        valid * (raised - answer(dot(changes.B, aggregate))[0]),
         _near(inverse),
         _near(inverse.T, turned if repaired else None),
     )
     # Nothing, but on the way back, where each part comes with its own: the transposed system is that of all.
     shift = average(shift, axis)
-    felt = (members.B * shift[None]).sum(1) + changes.B @ aggregate
+    felt = (members.B * shift[None]).sum(1) + dot(changes.B, aggregate)
     shown = shift if members.reach is None else valid * (shown - answer(felt)[1])
 
     def everyone(here: Members, moved: Members, mixture: Array) -> tuple[tuple[()], Array]:

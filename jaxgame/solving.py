@@ -19,6 +19,7 @@ from jaxgame.equilibrium import Equilibrium
 from jaxgame.games import dtype_of, is_aggregative, linearise, representation, share_of
 from jaxgame.games.affine import AffineMap
 from jaxgame.games.rational import Rational
+from jaxgame.linalg import dot
 from jaxgame.moves import moves
 from jaxgame.solvers import (
     AcceleratedGradient,
@@ -205,7 +206,7 @@ def _settled(carried_game: Carried, start, tol, max_steps, record: int) -> tuple
     if start is None:
         aggregate = jnp.full(game.n_groups, 1 / game.n_groups, dtype)
     else:
-        aggregate = representation(game, start) if crowd else game.affine().others.reach @ start
+        aggregate = representation(game, start) if crowd else dot(game.affine().others.reach, start)
     tol, max_steps = jnp.asarray(tol, dtype), jnp.asarray(max_steps, int)
 
     def settled(part: Any, axis: str | None, *arguments: Array) -> tuple[Array, Any]:

@@ -15,6 +15,7 @@ import numpy as np
 from jax import Array, lax
 
 from jaxgame import linalg, simplex
+from jaxgame.linalg import dot
 
 INTERIOR_STEPS = 60
 SHORTER = (1.0, 0.5, 0.2, 0.05, 0.01)  # step lengths to choose from where the utility is not quadratic
@@ -37,27 +38,27 @@ def maximise_quadratic(curvature: Array, slope: Array, start: Array) -> tuple[Ar
     """
     n_groups = slope.shape[0]
     centre = jnp.eye(n_groups, dtype=slope.dtype) - 1 / n_groups
-    C, g = centre @ (curvature + curvature.T) @ centre / 2, slope - slope.mean()
+    C, g = dot(dot(centre, curvature + curvature.T), centre) / 2, slope - slope.mean()
     size = jnp.maximum(jnp.abs(C).max(), jnp.abs(g).max())
     size = jnp.where(size > 0, size, 1)
     C, g = C / size, g / size
-    b = g + C @ start
+    b = g + dot(C, start)
 
     def missed(v: Array) -> Array:
-        left = shortfall(b - C @ v, v)
+        left = shortfall(b - dot(C, v), v)
         return jnp.where(jnp.isfinite(left), left, jnp.inf)
 
     # Near an equilibrium the support of the start is that of the answer.
     near = simplex.project(_on_face(C, b, start > 0))
     done = missed(near) <= 8 * n_groups * jnp.finfo(b.dtype).eps
-    mixture, dual = _central_path(lambda v: b - C @ v, lambda _: C, n_groups, b.dtype, lengths=(1.0,), done=done)
+    mixture, dual = _central_path(lambda v: b - dot(C, v), lambda _: C, n_groups, b.dtype, lengths=(1.0,), done=done)
     face = mixture >= jnp.minimum(dual, mixture.max())
     candidates = jnp.stack([start, near, simplex.project(_on_face(C, b, face)), simplex.project(mixture)])
     left = jax.vmap(missed)(candidates)
     best = candidates[jnp.argmin(left)]
     move = best - start
     # Where nothing is better than the start to rounding, the start itself is the answer.
-    gain = shortfall(g, start) - shortfall(g, best) - move @ (C @ move) / 2
+    gain = shortfall(g, start) - shortfall(g, best) - dot(move, dot(C, move)) / 2
     return size * gain, size * left.min()
 
 
@@ -105,11 +106,11 @@ def _central_path(
     ones = jnp.ones(n_groups, dtype)
 
     def error(v: Array, z: Array, mu: Array) -> Array:
-        return jnp.abs(mu - slope(v) - z).max() + v @ z
+        return jnp.abs(mu - slope(v) - z).max() + dot(v, z)
 
     def unfinished(state) -> Array:
         v, z, _, left, steps, sound = state
-        return sound & (steps < INTERIOR_STEPS) & (((v @ z) > n_groups * eps / 32) | (left > 64 * n_groups * eps))
+        return sound & (steps < INTERIOR_STEPS) & ((dot(v, z) > n_groups * eps / 32) | (left > 64 * n_groups * eps))
 
     def body(state):
         v, z, mu, _, steps, _ = state
@@ -117,12 +118,12 @@ def _central_path(
         # The multiple of 11ᵀ moves μ alone, and makes the matrix definite where C is so on the tangent space only.
         lift = 1 + 2 * jnp.maximum(-C.mean(), 0)
         inverse = linalg.inverse_positive(C + jnp.diag(z / v) + lift)
-        flat = inverse @ ones
+        flat = dot(inverse, ones)
         stationarity, short = mu - slope(v), 1 - v.sum()
 
         def direction(target: Array) -> tuple[Array, Array, Array]:
             """Towards v∘z = target."""
-            raw = inverse @ (target / v - stationarity)
+            raw = dot(inverse, target / v - stationarity)
             dmu = (raw.sum() - short) / flat.sum()
             dv = raw - dmu * flat
             return dv, (target - z * (v + dv)) / v, dmu - lift * short
@@ -158,14 +159,14 @@ def _on_face(C: Array, b: Array, face: Array) -> Array:
     both = face[:, None] & face[None, :]
     on = jnp.where(face, jnp.ones_like(b), 0)
     inverse = linalg.inverse_positive(jnp.where(both, C + 1, 0) + jnp.diag(1 - on))
-    flat = on * (inverse @ on)
+    flat = on * dot(inverse, on)
 
     def solve(rhs: Array, total: Array | float) -> Array:
-        raw = on * (inverse @ (on * rhs))
+        raw = on * dot(inverse, on * rhs)
         return raw - (raw.sum() - total) / flat.sum() * flat
 
     v = solve(b, 1.0)
-    return v + solve(b - C @ v, 1 - v.sum())
+    return v + solve(b - dot(C, v), 1 - v.sum())
 
 
 def maximise_any_quadratic(curvature: np.ndarray, slope: np.ndarray, start: np.ndarray) -> tuple[float, bool]:
@@ -216,6 +217,6 @@ def _climb(C: np.ndarray, b: np.ndarray) -> np.ndarray:
     step = 1 / max(float(np.linalg.norm(C, 2)), 1e-3)
 
     def ascend(_, v: Array) -> Array:
-        return simplex.project(v + step * (target[None] - v @ matrix))
+        return simplex.project(v + step * (target[None] - dot(v, matrix)))
 
     return np.asarray(lax.fori_loop(0, CLIMB_STEPS, ascend, points), np.float64)

@@ -15,6 +15,7 @@ from jax import Array
 from jaxgame import linalg
 from jaxgame.games.affine import AffineMap, Aggregate
 from jaxgame.games.potential import potential_weights
+from jaxgame.linalg import dot, einsum
 
 
 def is_monotone(affine: AffineMap) -> Array:
@@ -37,8 +38,8 @@ def _weighted(affine: AffineMap, weights: Array) -> Array:
         return jnp.ones((), bool)
     margin = float(np.sqrt(np.finfo(dtype).eps)) / 16
     basis = jnp.asarray(scipy.linalg.helmert(n_groups).T, dtype)
-    own = _symmetric(weights[:, None, None] * (basis.T @ affine.own.matrices(n, n_groups) @ basis))
-    left = weights[:, None, None] * (basis.T @ others.columns() @ basis)
+    own = _symmetric(weights[:, None, None] * dot(dot(basis.T, affine.own.matrices(n, n_groups)), basis))
+    left = weights[:, None, None] * dot(dot(basis.T, others.columns()), basis)
     size = jnp.abs(own).max() + jnp.abs(left).max()
     size = jnp.where(size > 0, size, 1)
     d = n_groups - 1
@@ -46,10 +47,10 @@ def _weighted(affine: AffineMap, weights: Array) -> Array:
     left = left / size
     reach = others.reach
     inverse = linalg.inverse_positive(own)
-    answered = jnp.einsum("ide,ief->idf", inverse, left)
-    corner = jnp.einsum("ied,ief->df", left, answered)
-    side = jnp.einsum("i,idf->df", reach, answered)  # Qᵀ H⁻¹ P
-    last = jnp.einsum("i,ide->de", reach**2, inverse)
+    answered = einsum("ide,ief->idf", inverse, left)
+    corner = einsum("ied,ief->df", left, answered)
+    side = einsum("i,idf->df", reach, answered)  # Qᵀ H⁻¹ P
+    last = einsum("i,ide->de", reach**2, inverse)
     gram = _symmetric(jnp.block([[corner, side.T], [side, last]]))
     both = jnp.arange(2 * d)
     scale = jnp.sqrt(jnp.maximum(jnp.diagonal(gram), jnp.finfo(dtype).tiny))
@@ -57,7 +58,7 @@ def _weighted(affine: AffineMap, weights: Array) -> Array:
     swapped = jnp.roll(both, d)
     # C in the scaled coordinates: (C x)_k = ½ x_(k ± d).
     exchange = jnp.zeros((2 * d, 2 * d), dtype).at[both, swapped].set(scale * scale[swapped] / 2)
-    tested = _symmetric(unit * (1 - margin) + unit @ exchange @ unit)
+    tested = _symmetric(unit * (1 - margin) + dot(dot(unit, exchange), unit))
     good = linalg.has_positive_pivots(own).all() & linalg.has_positive_pivots(tested)
     return good & jnp.isfinite(gram).all()
 

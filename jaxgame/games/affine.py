@@ -15,7 +15,8 @@ from jax import Array
 from jax.experimental.sparse import BCOO
 
 from jaxgame._pytree import pytree
-from jaxgame.games.rows import factor, transposed
+from jaxgame.games.rows import Factor, Table, factor, transposed
+from jaxgame.linalg import dot, einsum
 
 CHUNK = 1024  # agents that are averaged before all are
 
@@ -33,11 +34,11 @@ def averaged(weights: Array, profile: Array) -> Array:
     """Σ_i weights_i w_i, (D,): many agents in two stages, or rounding would add up over all of them."""
     n = weights.shape[0]
     if n < 2 * CHUNK:
-        return weights @ profile
+        return dot(weights, profile)
     count = n // CHUNK
     head = count * CHUNK
-    parts = jnp.einsum("km,kmd->kd", weights[:head].reshape(count, CHUNK), profile[:head].reshape(count, CHUNK, -1))
-    return parts.sum(0) + weights[head:] @ profile[head:]
+    parts = einsum("km,kmd->kd", weights[:head].reshape(count, CHUNK), profile[:head].reshape(count, CHUNK, -1))
+    return parts.sum(0) + dot(weights[head:], profile[head:])
 
 
 @pytree()
@@ -56,9 +57,9 @@ class Blocks:
         """M_i w_i for every agent, (n, D)."""
         out = self.diagonal * mixtures
         for coefficient, matrix in self.terms:
-            out = out + coefficient[:, None] * (mixtures @ matrix.T)
+            out = out + coefficient[:, None] * dot(mixtures, matrix.T)
         if self.dense is not None:
-            out = out + jnp.einsum("ide,ie->id", self.dense, mixtures)
+            out = out + einsum("ide,ie->id", self.dense, mixtures)
         return out
 
     def matrices(self, n: int, n_groups: int) -> Array:
@@ -134,7 +135,8 @@ class Aggregate:
     def spread(self, aggregate: Array) -> Array:
         """What each agent meets at the aggregate S (D,): (n, D)."""
         if self.B is None:
-            return jnp.einsum("ide,e->id", self.left, aggregate)
+            assert self.left is not None
+            return einsum("ide,e->id", self.left, aggregate)
         # Not `@`: a sum is one kernel with what uses it.
         return self.sensitivity[:, None] * (self.B * aggregate[None]).sum(1)[None]
 
@@ -169,7 +171,7 @@ class Edges:
 
     scale: Array  # (n,)
     weights: Any  # (n, n)
-    factor: Any  # the same for products
+    factor: Factor | Table  # the same for products
     B: Array | None  # (D, D); None with left None: identity
     left: Array | None = None  # (n, D, D)
     sent: bool = False
@@ -180,8 +182,8 @@ class Edges:
     def _felt(self, met: Array) -> Array:
         """L_i of what is met, (n, D)."""
         if self.left is not None:
-            return jnp.einsum("ide,ie->id", self.left, met)
-        return self.scale[:, None] * (met if self.B is None else met @ self.B.T)
+            return einsum("ide,ie->id", self.left, met)
+        return self.scale[:, None] * (met if self.B is None else dot(met, self.B.T))
 
     @property
     def T(self) -> Edges:

@@ -17,6 +17,7 @@ from jaxgame._pytree import assign, pytree
 from jaxgame.games.affine import AffineMap, Blocks, Edges, averaged, column, per_agent
 from jaxgame.games.coupling import Network
 from jaxgame.games.members import Members, Rows
+from jaxgame.linalg import dot
 
 FORMS = ("pairwise", "centroid")
 METRICS = ("response", "mixture")
@@ -184,7 +185,7 @@ class AlignmentGame:
             diversity = (profile * self._dissimilarity(others)).sum(-1) / 2
         else:
             apart = (profile - others) * self._meeting(others)
-            diversity = (apart * (apart @ self.kernel)).sum(-1) / 2
+            diversity = (apart * dot(apart, self.kernel)).sum(-1) / 2
         return self.attractiveness * appeal - self.consistency * distance + self.diversity * diversity
 
     def marginals(self, profile: Array) -> Array:
@@ -193,7 +194,7 @@ class AlignmentGame:
         if self.diversity_form == "pairwise":
             diversity = self._dissimilarity(others) / 2
         else:
-            diversity = (profile - others) * self._meeting(others) @ self.kernel
+            diversity = dot((profile - others) * self._meeting(others), self.kernel)
         consistency = self._metric(profile - self.targets)
         return (
             column(self.attractiveness) * self.appeal
@@ -253,12 +254,12 @@ class AlignmentGame:
         return linear, Blocks(diagonal, tuple(terms))
 
     def _metric(self, x: Array) -> Array:
-        return x @ self.kernel if self.consistency_metric == "response" else x
+        return dot(x, self.kernel) if self.consistency_metric == "response" else x
 
     def _dissimilarity(self, others: Array) -> Array:
         """Δ s̄ with Δ_de = v_d + v_e − 2 K_de; zero where s̄ is."""
         mass = others.sum(-1, keepdims=True)
-        return mass * self.spread[None] + (others @ self.spread)[:, None] - 2 * (others @ self.kernel)
+        return mass * self.spread[None] + dot(others, self.spread)[:, None] - 2 * dot(others, self.kernel)
 
     def _meeting(self, others: Array) -> Array:
         """1 for agents that meet someone, as a column."""

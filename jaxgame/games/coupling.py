@@ -16,7 +16,8 @@ from jaxgame import _checks
 from jaxgame._pytree import assign, pytree
 from jaxgame.games.affine import Blocks, Edges, Full, averaged, column, per_agent
 from jaxgame.games.members import Members, Rows
-from jaxgame.games.rows import by_row, rows
+from jaxgame.games.rows import Factor, Table, by_row, rows
+from jaxgame.linalg import dot
 
 
 @pytree(static=("atomic", "include_self"))
@@ -101,12 +102,12 @@ class MeanField:
     def meets(self, profile: Array) -> Array:
         weight = column(self.sensitivity)
         met = weight * jnp.broadcast_to((self.B * averaged(self.reach, profile)[None]).sum(1), profile.shape)
-        return met if self.include_self else met - weight * self.share[:, None] * (profile @ self.B.T)
+        return met if self.include_self else met - weight * self.share[:, None] * dot(profile, self.B.T)
 
     def slope(self, profile: Array) -> Array:
         met = self.meets(profile)
         if self.atomic and self.include_self:
-            return met + column(self.sensitivity) * self.share[:, None] * (profile @ self.B)
+            return met + column(self.sensitivity) * self.share[:, None] * dot(profile, self.B)
         return met
 
     def members(self, linear: Array, curvature: Blocks, rows: Rows, reach: Array | None = None) -> Members:
@@ -149,9 +150,9 @@ class Network:
         assign(self, weights=weights, B=B, rows=rows(weights) if sparse else None)
 
     @property
-    def factor(self) -> Any:
+    def factor(self) -> Factor | Table:
         """The weights for products."""
-        return self.weights if self.rows is None else self.rows.factor(self.weights.data)
+        return Table(self.weights) if self.rows is None else self.rows.factor(self.weights.data)
 
     @property
     def arrays(self):
@@ -165,7 +166,7 @@ class Network:
 
     def meets(self, profile: Array) -> Array:
         met = self.factor @ profile
-        return met if self.B is None else met @ self.B.T
+        return met if self.B is None else dot(met, self.B.T)
 
     slope = meets
 

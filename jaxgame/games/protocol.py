@@ -9,6 +9,7 @@ import jax.numpy as jnp
 from jax import Array
 
 from jaxgame.games.affine import AffineMap, Blocks, Full, averaged
+from jaxgame.linalg import einsum
 
 
 @runtime_checkable
@@ -53,7 +54,7 @@ def linearise(game: Any, profile: Array) -> AffineMap:
     agents = jnp.arange(n)
     own = jacobian[agents, :, agents, :]
     cross = jnp.swapaxes(jacobian, 1, 2).at[agents, agents].set(0)
-    linear = jnp.einsum("idje,je->id", jacobian, profile) + game.marginals(profile)
+    linear = einsum("idje,je->id", jacobian, profile) + game.marginals(profile)
     return AffineMap(linear, Blocks(jnp.zeros((1, 1), profile.dtype), (), own), Full(cross))
 
 

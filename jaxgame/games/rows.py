@@ -18,6 +18,7 @@ from jax.experimental.sparse import BCOO
 
 from jaxgame import _checks
 from jaxgame._pytree import pytree
+from jaxgame.linalg import dot
 
 WIDEST = 16  # edges side by side: all are one kernel
 
@@ -73,6 +74,16 @@ class Factor:
         return lax.cond(rows.any_rest, with_rest, lambda: out)
 
 
+@pytree()
+class Table:
+    """A dense matrix (n, n) for the same products."""
+
+    weights: Array
+
+    def __matmul__(self, x: Array) -> Array:
+        return dot(self.weights, x)
+
+
 @jax.jit
 def rows(weights: BCOO) -> Rows:
     """The layout of a network sorted by rows."""
@@ -122,6 +133,6 @@ def transposed(weights: Any) -> Any:
     return BCOO((weights.data[order], weights.indices[order][:, ::-1]), shape=weights.shape, indices_sorted=True)
 
 
-def factor(weights: Any) -> Any:
+def factor(weights: Any) -> Factor | Table:
     """A network, dense or BCOO sorted by rows, for products."""
-    return rows(weights).factor(weights.data) if isinstance(weights, BCOO) else weights
+    return rows(weights).factor(weights.data) if isinstance(weights, BCOO) else Table(weights)

@@ -16,6 +16,7 @@ from jaxgame.games.concave import ConcaveGame
 from jaxgame.games.members import Members
 from jaxgame.games.protocol import dtype_of
 from jaxgame.games.rational import Rational
+from jaxgame.linalg import dot
 
 # What solvers may ask of a game beyond the protocol, and an addition does not change.
 _STRUCTURE = ("reach", "multiplicity", "is_aggregative", "meeting")
@@ -91,6 +92,6 @@ def _with_addition(utility: Callable) -> Callable:
     """One function a utility, so that games that differ in numbers share what is compiled."""
 
     def with_addition(params, mixture, others):
-        return utility(params["game"], mixture, others) + params["addition"] @ mixture
+        return utility(params["game"], mixture, others) + dot(params["addition"], mixture)
 
     return with_addition

@@ -17,6 +17,7 @@ from jaxgame.certificate.spectrum import spectrum
 from jaxgame.games import dtype_of, is_quadratic, reach_of
 from jaxgame.games.affine import AffineMap
 from jaxgame.homotopy import Corner, Line, Piece
+from jaxgame.linalg import einsum
 from jaxgame.solving import solve
 
 
@@ -38,8 +39,8 @@ class Family:
     def line(self, origin: Array, direction: Array) -> Line:
         """Along origin + t·direction, origin and direction (p,)."""
         # What is solved for is the way from the centre, which loses no digits near it.
-        linear = self.affine.linear + jnp.tensordot(origin, self.slopes, 1) - self.affine.apply(self.start)
-        return Line(self.affine.replace(linear=linear), jnp.tensordot(direction, self.slopes, 1), self.start)
+        linear = self.affine.linear + einsum("k,kid->id", origin, self.slopes) - self.affine.apply(self.start)
+        return Line(self.affine.replace(linear=linear), einsum("k,kid->id", direction, self.slopes), self.start)
 
 
 def family(name: str, build: Callable[..., Any], corners: np.ndarray) -> Family:

@@ -12,6 +12,7 @@ import numpy as np
 from jax import Array
 
 from jaxgame.homotopy import Corner
+from jaxgame.linalg import einsum
 from jaxgame.maps.axes import named
 from jaxgame.maps.line import Family, family, onward, piece_on, settle, start_corner
 
@@ -112,7 +113,7 @@ def _planes(games: Family, face: Array) -> tuple[Array, Array]:
 @jax.jit
 def _beyond(games: Family, face: Array, value: Array, slope: Array, at: Array, outward: Array) -> tuple[Array, Array]:
     """The face on the other side of an edge, from a point on it; and whether it was found."""
-    here = value + jnp.tensordot(at, slope, 1)
+    here = value + einsum("k,kid->id", at, slope)
     none = jnp.zeros_like(face)
     corner = Corner(jnp.zeros((), value.dtype), face, jnp.abs(here) <= 8 * games.tolerance, none, none[0, 0])
     one = jnp.ones((), value.dtype)

@@ -11,6 +11,7 @@ from jaxgame import linalg, simplex
 from jaxgame._pytree import pytree
 from jaxgame.games import is_aggregative
 from jaxgame.games.affine import AffineMap, Blocks
+from jaxgame.linalg import dot
 from jaxgame.solvers.blocked import mapped
 from jaxgame.solvers.newton import Newton
 from jaxgame.solvers.sizes import sizes
@@ -101,4 +102,4 @@ def _majoriser(affine: AffineMap) -> Array:
 def _norm_bound(matrix: Array) -> Array:
     """An upper bound on the spectral norm of (…, D, D) between tangent vectors: ‖AᵀA‖_F^½, within D^¼ of it."""
     matrix = linalg.tangent(matrix)
-    return ((jnp.swapaxes(matrix, -1, -2) @ matrix) ** 2).sum((-1, -2)) ** 0.25
+    return (dot(jnp.swapaxes(matrix, -1, -2), matrix) ** 2).sum((-1, -2)) ** 0.25

@@ -18,6 +18,7 @@ from jaxgame._pytree import pytree
 from jaxgame.bounds import Bounds
 from jaxgame.games import linearise, reach_of, representation
 from jaxgame.games.affine import AffineMap
+from jaxgame.linalg import dot
 from jaxgame.solvers import kkt
 from jaxgame.solvers.newton import longest, project_on, proximity, stakes
 from jaxgame.solvers.scale import Scale, measure
@@ -103,7 +104,7 @@ def bound_residual(game: Any, bounds: Bounds, scale: Scale, profile: Array, pric
     """The largest |min(room, price)| over the sides of all bounds, prices in the unit of mixtures."""
     unit = _unit(bounds)
     signs = jnp.asarray(SIGNS, profile.dtype)[:, None]
-    room = signs * ((bounds.matrix @ representation(game, profile))[None] - bounds.limits())
+    room = signs * (dot(bounds.matrix, representation(game, profile))[None] - bounds.limits())
     price = jnp.maximum(signs * prices[None], 0) * unit / scale.sigma
     return jnp.abs(jnp.minimum(room, price)).max()
 
@@ -146,14 +147,14 @@ class _Problem:
 
     def shown(self, mixture: Array) -> Array:
         """M S, (p,)."""
-        return self.matrix @ (self.reach @ mixture)
+        return dot(self.matrix, dot(self.reach, mixture))
 
     def room(self, mixture: Array) -> Array:
         """How far M S is inside each bound, (2, p); 1 where there is none."""
         return jnp.where(self.bounded, self.signs * (self.shown(mixture)[None] - self.limits), 1)
 
     def priced(self, net: Array) -> Array:
-        return self.exposure[:, None] * (net @ self.matrix)[None]
+        return self.exposure[:, None] * dot(net, self.matrix)[None]
 
     def advanced(self, now: Central) -> Central:
         """The next point of the central path; the same one if it would not be finite."""
@@ -225,7 +226,7 @@ class _Problem:
             x, mu, prices = found
             # Less what the multipliers level, so that all of it is small: its rounding is divided by the proximal term.
             left = self.affine.linear - self.affine.apply(x) + self.priced(prices) - mu[:, None]
-            dx, dmu, dprices = solve(left, 1 - x.sum(1), limit - rows @ (self.reach @ x))
+            dx, dmu, dprices = solve(left, 1 - x.sum(1), limit - dot(rows, dot(self.reach, x)))
             return x + dx, mu + dmu, prices + jnp.where(binding, dprices, 0)
 
         x, _, prices = jax.lax.fori_loop(0, REFINEMENTS, refined, found)

@@ -20,6 +20,7 @@ from jaxgame.certificate.gap import NUDGE, semidefinite
 from jaxgame.games.affine import AffineMap, Aggregate, Blocks, averaged
 from jaxgame.games.concave import ConcaveGame
 from jaxgame.games.members import Members
+from jaxgame.linalg import einsum
 from jaxgame.solvers import parts, settle
 from jaxgame.solvers.blocked import mapped
 from jaxgame.solvers.own_blocks import own_blocks
@@ -147,7 +148,7 @@ def _answers(agents: Agents, start: Array, aggregate: Array, tol: Array) -> Arra
         others = agents.others(aggregate, mixture)
         slope, own = agents.marginals(mixture, others), agents.curvature(mixture, others)
         own = (own + jnp.swapaxes(own, 1, 2)) / 2
-        linear = slope + jnp.einsum("bde,be->bd", own, mixture)
+        linear = slope + einsum("bde,be->bd", own, mixture)
         blocks = Blocks(jnp.zeros((1, 1), start.dtype), (), own)
         model = Members(linear, blocks, None, None, ones, zero, ones, None)
         ahead = respond(model, linear.T, mixture.T, tol).mixture.T - mixture

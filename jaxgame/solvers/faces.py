@@ -13,6 +13,7 @@ import jax.numpy as jnp
 from jax import Array, lax
 
 from jaxgame.games.affine import Blocks
+from jaxgame.linalg import dot, einsum
 from jaxgame.solvers.columns import over_groups
 from jaxgame.solvers.sizes import sizes
 
@@ -26,8 +27,8 @@ def product(blocks: Blocks) -> Product:
     def apply(mixture: Array) -> Array:
         out = blocks.diagonal.T * mixture
         for coefficient, matrix in blocks.terms:
-            out = out + coefficient[None] * (matrix @ mixture)
-        return out if blocks.dense is None else out + jnp.einsum("bde,eb->db", blocks.dense, mixture)
+            out = out + coefficient[None] * dot(matrix, mixture)
+        return out if blocks.dense is None else out + einsum("bde,eb->db", blocks.dense, mixture)
 
     return apply
 

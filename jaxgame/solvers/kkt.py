@@ -23,6 +23,7 @@ from jax.scipy.linalg import lu_factor, lu_solve
 from jaxgame import linalg
 from jaxgame.games import is_aggregative, is_quadratic
 from jaxgame.games.affine import AffineMap, Aggregate
+from jaxgame.linalg import dot
 from jaxgame.solvers import krylov
 from jaxgame.solvers.own_blocks import Solve, own_blocks
 
@@ -72,15 +73,15 @@ def bordered(
     still = jnp.zeros_like(exposure)
 
     def priced(prices: Array) -> Array:
-        return exposure[:, None] * (prices @ matrix)[None]
+        return exposure[:, None] * dot(prices, matrix)[None]
 
     # One row after the other: all at once would take p populations of memory.
-    answers = jax.lax.map(lambda row: matrix @ (reach @ solve(exposure[:, None] * row[None], still)[0]), matrix)
+    answers = jax.lax.map(lambda row: dot(matrix, dot(reach, solve(exposure[:, None] * row[None], still)[0])), matrix)
     inverse = linalg.inverse(answers.T + jnp.diag(theta))
 
     def full(rhs: Array, total: Array, target: Array) -> tuple[Array, Array, Array]:
         alone, _ = solve(rhs, total)
-        prices = inverse @ (target - matrix @ (reach @ alone))
+        prices = dot(inverse, target - dot(matrix, dot(reach, alone)))
         return *solve(rhs + priced(prices), total), prices
 
     return full
@@ -93,7 +94,7 @@ def _aggregative(affine: AffineMap, others: Aggregate, theta: Array, face: Array
 
     def solve(rhs: Array, total: Array) -> tuple[Array, Array]:
         alone, _ = own.solve(rhs, total)
-        aggregate = (inverse * (others.reach @ alone)[None]).sum(1)
+        aggregate = (inverse * dot(others.reach, alone)[None]).sum(1)
         return own.solve(rhs - others.spread(aggregate), total)
 
     return solve

@@ -20,6 +20,7 @@ from jax import Array, lax
 from jaxgame import linalg
 from jaxgame._pytree import pytree
 from jaxgame.games.affine import AffineMap, Aggregate
+from jaxgame.linalg import dot, einsum
 from jaxgame.solvers.blocked import mapped, summed
 from jaxgame.solvers.sizes import sizes
 
@@ -39,7 +40,7 @@ class Responses:
 
     def solve(self, rhs: Array, total: Array) -> tuple[Array, Array]:
         mu = ((self.left * rhs).sum(1) - total) / self.mass
-        return jnp.einsum("ide,ie->id", self.inverse, rhs) - mu[:, None] * self.right, mu + self.lift * total
+        return einsum("ide,ie->id", self.inverse, rhs) - mu[:, None] * self.right, mu + self.lift * total
 
     def tangents(self) -> Array:
         """G_i, (n, D, D)."""
@@ -85,16 +86,14 @@ class OwnBlocks:
         responses = self.order if self.kept is None else self.kept
         if others.B is not None:
             weight = (others.reach * others.sensitivity)[self.order]
-            return (
-                summed(lambda x: jnp.einsum("i,ide->de", x[1], tangents(x[0])), (responses, weight), sizes().inverses)
-                @ others.B
-            )
+            felt = summed(lambda x: einsum("i,ide->de", x[1], tangents(x[0])), (responses, weight), sizes().inverses)
+            return dot(felt, others.B)
         assert others.left is not None
         left = others.left
 
         def answers(part: tuple) -> Array:
             responses, agents = part
-            return jnp.einsum("i,ide,ief->df", others.reach[agents], tangents(responses), left[agents])
+            return einsum("i,ide,ief->df", others.reach[agents], tangents(responses), left[agents])
 
         return summed(answers, (responses, jnp.arange(len(others.reach))[self.order]), sizes().inverses)
 
@@ -171,12 +170,12 @@ class OwnDiagonals:
 
             def total(agents: tuple) -> Array:
                 slopes, weight, left = agents
-                mean = jnp.einsum("id,ide->ie", slopes, left) / slopes.sum(1, keepdims=True)
-                return jnp.einsum("i,id,ide->de", weight, slopes, left - mean[:, None, :])
+                mean = einsum("id,ide->ie", slopes, left) / slopes.sum(1, keepdims=True)
+                return einsum("i,id,ide->de", weight, slopes, left - mean[:, None, :])
 
             return summed(total, (self.slopes, others.reach, others.left), sizes().inverses)
         weight = (others.reach * others.sensitivity)[:, None] * self.slopes
-        return (jnp.diag(weight.sum(0)) - (weight / self.mass[:, None]).T @ self.slopes) @ others.B
+        return dot(jnp.diag(weight.sum(0)) - dot((weight / self.mass[:, None]).T, self.slopes), others.B)
 
 
 def own_blocks(affine: AffineMap, theta: Array, face: Array) -> OwnBlocks | OwnDiagonals:

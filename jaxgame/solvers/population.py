@@ -17,6 +17,7 @@ from jaxgame import linalg
 from jaxgame._pytree import pytree
 from jaxgame.games.affine import AffineMap, Blocks
 from jaxgame.games.members import Members, Rows
+from jaxgame.linalg import dot
 from jaxgame.solvers import parts, sizes
 from jaxgame.solvers.columns import agents_last, over_groups, tree
 from jaxgame.solvers.reply import to_aggregate
@@ -158,7 +159,7 @@ def _weighed(mixture: Array, weight: Array) -> Array:
     if not sizes.on_cores():
         return (mixture * weight[None]).sum(1)
     count = weight.shape[0]
-    parts = [mixture[:, k : k + CHUNK] @ weight[k : k + CHUNK] for k in range(0, count, CHUNK)]
+    parts = [dot(mixture[:, k : k + CHUNK], weight[k : k + CHUNK]) for k in range(0, count, CHUNK)]
     return tree(jnp.add, parts)
 
 

@@ -16,6 +16,7 @@ from jax import Array, lax
 from jaxgame import linalg
 from jaxgame.games.affine import Aggregate, Blocks
 from jaxgame.games.members import Members
+from jaxgame.linalg import dot
 from jaxgame.solvers.faces import conjugate
 from jaxgame.solvers.own_blocks import own_blocks
 from jaxgame.solvers.respond import is_closed
@@ -50,7 +51,7 @@ def reply(members: Members, change: Array, mixture: Array) -> Array:
 
 
 def _sums(x: Array) -> Array:
-    return x @ jnp.ones(x.shape[1], x.dtype)
+    return dot(x, jnp.ones(x.shape[1], x.dtype))
 
 
 def _found(members: Members, rhs: Array, mixture: Array) -> Array:
@@ -75,7 +76,7 @@ def _found(members: Members, rhs: Array, mixture: Array) -> Array:
     few = jnp.ceil(jnp.log(jnp.finfo(rhs.dtype).eps) / jnp.log(jnp.clip(size, tiny, MODEST))).astype(int)
 
     def corrected() -> Array:
-        return lax.fori_loop(1, few, lambda _, x: alone(rhs - own[:, None] * (x @ matrix.T)), alone(rhs))
+        return lax.fori_loop(1, few, lambda _, x: alone(rhs - own[:, None] * dot(x, matrix.T)), alone(rhs))
 
     return lax.cond(size <= MODEST, corrected, exact)
 
@@ -104,7 +105,7 @@ def _corrected(alone: Callable[[Array], Array], rhs: Array, own: Array, matrix: 
     least = jnp.finfo(rhs.dtype).eps ** 2 * _sums(rhs * rhs)
 
     def missing(x: Array, counted: Array) -> tuple[Array, Array]:
-        felt = own[:, None] * (x @ matrix.T)
+        felt = own[:, None] * dot(x, matrix.T)
         off = felt - counted
         return felt, _sums(off * off) <= least
 
@@ -148,7 +149,7 @@ def to_aggregate(members: Members, mixture: Array, weight: Array, most: float = 
     u = _slopes(members, mixture)
     strength = weight * members.sensitivity
     rows = (strength / _sums(u))[:, None] * u
-    straight = jnp.diag(strength @ u) - rows.T @ u
+    straight = jnp.diag(dot(strength, u)) - dot(rows.T, u)
     if members.own is None or members.matrix is None:
         return straight
     own, matrix = members.own, members.matrix
@@ -170,7 +171,7 @@ def _of_shares(u: Array, strength: Array, matrix: Array) -> Array:
     """Σ strength_i G_i O G_i, with G_i = diag(u) − u uᵀ / Σ u of the rows of u."""
     share = 1 / _sums(u)
     rows = (strength * share)[:, None] * u
-    ahead, back = u @ matrix.T, u @ matrix
+    ahead, back = dot(u, matrix.T), dot(u, matrix)
     level = share * _sums(u * ahead)
-    turned = matrix * ((strength[:, None] * u).T @ u)
-    return turned - (rows * (ahead - level[:, None])).T @ u - rows.T @ (u * back)
+    turned = matrix * dot((strength[:, None] * u).T, u)
+    return turned - dot((rows * (ahead - level[:, None])).T, u) - dot(rows.T, u * back)

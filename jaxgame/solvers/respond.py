@@ -18,6 +18,7 @@ from jaxgame import linalg
 from jaxgame._pytree import pytree
 from jaxgame.games.affine import Blocks
 from jaxgame.games.members import Members
+from jaxgame.linalg import dot, einsum
 from jaxgame.solvers.columns import Basin, over_groups, waterfill
 from jaxgame.solvers.faces import Product, advance, inner, product, projection
 from jaxgame.solvers.sizes import sizes
@@ -83,7 +84,7 @@ def _closed(members: Members, linear: Array, tol: Array) -> Response:
     reply = 2 * felt / h.min(0)
 
     def target(mixture: Array) -> Array:
-        return linear - own[None] * (matrix @ mixture)
+        return linear - own[None] * dot(matrix, mixture)
 
     def moved(new: Array, old: Array) -> Array:
         return over_groups(jnp.add, jnp.abs(new - old))
@@ -158,7 +159,7 @@ def _settled(members: Members, linear: Array, start: Array, tol: Array, few: int
         """The linear part, less what the agent's own share of the aggregate costs."""
         if share is None or members.matrix is None:
             return linear
-        return linear - share[None] * (members.matrix @ mixture)
+        return linear - share[None] * dot(members.matrix, mixture)
 
     def stepped(mixture: Array, image: Array) -> _Trial:
         slope = target(mixture) - image
@@ -236,5 +237,5 @@ def majoriser(blocks: Blocks, n: int) -> Array:
         tangent = linalg.tangent(blocks.dense)
         largest = jnp.abs(tangent).max((1, 2))
         tangent = tangent / jnp.where(largest > 0, largest, 1)[:, None, None]
-        size = size + largest * (jnp.einsum("bde,bdf->bef", tangent, tangent) ** 2).sum((1, 2)) ** 0.25
+        size = size + largest * (einsum("bde,bdf->bef", tangent, tangent) ** 2).sum((1, 2)) ** 0.25
     return size * (1 + 1e-3) + jnp.finfo(size.dtype).tiny

@@ -16,6 +16,7 @@ from jax import Array, lax
 from jaxgame import linalg
 from jaxgame._pytree import pytree
 from jaxgame.games import is_aggregative
+from jaxgame.linalg import dot
 from jaxgame.solvers.parts import count, largest
 from jaxgame.solvers.population import Answer, answer, sample
 from jaxgame.solvers.respond import is_closed
@@ -206,7 +207,8 @@ def _sampled(few: Any, axis: str | None) -> tuple[Respond, Array | None]:
 
     def respond(point: Array, near: Array | None, fine: Array) -> tuple[Array, Array, Array | None]:
         found, near = answer(few, point, near, fine, spread=known, write=always, slope=True, axis=axis)
-        return found.total, linalg.inverse(identity + found.slope @ few.chosen.B), near
+        assert found.slope is not None
+        return found.total, linalg.inverse(identity + dot(found.slope, few.chosen.B)), near
 
     return respond, near
 

@@ -17,6 +17,7 @@ from jaxgame.certificate.certify import certify, unique_under_bounds
 from jaxgame.equilibrium import Equilibrium
 from jaxgame.games import AlignmentGame, dtype_of, share_of, subsidised
 from jaxgame.games.affine import per_agent
+from jaxgame.linalg import dot
 from jaxgame.solving import solve
 from jaxgame.steering.least_norm import least_norm
 from jaxgame.steering.least_price import least_price
@@ -116,7 +117,7 @@ class Charge:
     def cost(self, prices: Array, representation: Array) -> float:
         """The payment for a complementary price, else the norm."""
         if self.lever == "price" and self.minimise == "complementarity":
-            return float(prices @ representation)
+            return float(dot(prices, representation))
         return float(jnp.linalg.norm(prices))
 
     def wanted(self, floor: Array, found: Equilibrium) -> Iterator[Priced]:
@@ -184,7 +185,7 @@ def concluded(
         lever=charge.lever,
         baseline=jnp.zeros_like(prices),
         rebuild=charge.changed,
-        details=dict(floor=np.asarray(floor), payment=float(prices @ after.representation), norm=norm),
+        details=dict(floor=np.asarray(floor), payment=float(dot(prices, after.representation)), norm=norm),
     )
 
 

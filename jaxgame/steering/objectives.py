@@ -18,6 +18,7 @@ from jax import Array
 from jax.tree_util import Partial
 
 from jaxgame import _checks
+from jaxgame.linalg import dot
 
 Objective = Callable[[Any], Array]
 
@@ -131,7 +132,7 @@ def _minimum(shares: Array | None, equilibrium: Any) -> Array:
 
 def _nash_welfare(shares: Array | None, smoothing: Array, equilibrium: Any) -> Array:
     shown = equilibrium.representation
-    return _proportions(shares, shown) @ jnp.log(shown + smoothing.astype(shown.dtype))
+    return dot(_proportions(shares, shown), jnp.log(shown + smoothing.astype(shown.dtype)))
 
 
 def _gini(shares: Array | None, equilibrium: Any) -> Array:

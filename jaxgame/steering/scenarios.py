@@ -13,6 +13,7 @@ import numpy as np
 from jax import Array
 
 from jaxgame.equilibrium import Equilibrium
+from jaxgame.linalg import dot
 
 
 @dataclasses.dataclass(frozen=True)
@@ -42,7 +43,7 @@ class CVaR:
 
 def weighted(values: Array, weights: Any) -> Array:
     """Σ weights_k · (k-th largest of the values), a scalar."""
-    return jnp.sort(values, descending=True) @ jnp.asarray(weights, values.dtype)
+    return dot(jnp.sort(values, descending=True), jnp.asarray(weights, values.dtype))
 
 
 def risk_measure(risk: Any) -> CVaR:

@@ -11,6 +11,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from jaxgame.linalg import einsum
+
 
 def mean_answers(tables: Sequence[jax.Array], values: Sequence[np.ndarray]) -> jax.Array:
     """φ (…, D, Q): each group's mean answer to each of the Q questions, the options' values scaled to [0, 1].
@@ -20,7 +22,7 @@ def mean_answers(tables: Sequence[jax.Array], values: Sequence[np.ndarray]) -> j
     means = []
     for table, value in zip(tables, values, strict=True):
         unit = (value - value.min()) / (value.max() - value.min())
-        means.append(jnp.einsum("...do,o->...d", table, jnp.asarray(unit, table.dtype), precision="highest"))
+        means.append(einsum("...do,o->...d", table, jnp.asarray(unit, table.dtype)))
     return jnp.stack(means, axis=-1)
 
 
@@ -48,5 +50,5 @@ def match(tables: Sequence[jax.Array]) -> jax.Array:
 
     Exactly the Gram matrix of the groups' mean one-hot answers, so the order of the options plays no role.
     """
-    agreement = [jnp.einsum("...do,...eo->...de", table, table, precision="highest") for table in tables]
+    agreement = [einsum("...do,...eo->...de", table, table) for table in tables]
     return sum(agreement[1:], agreement[0]) / len(agreement)

@@ -14,6 +14,7 @@ import numpy as np
 
 from jaxgame import _checks
 from jaxgame._pytree import pytree
+from jaxgame.linalg import einsum
 from jaxgame.surveys import draws as sampling
 from jaxgame.surveys import kernels, microdata, tables
 from jaxgame.surveys.tables import Question, Table
@@ -199,7 +200,7 @@ class Survey:
             kernel = self.similarity(kernel)
         kernel = _checks.array("kernel", kernel, self.dtype, (D, D))
         if appeal is None:
-            appeal = jnp.einsum("de,e->d", kernel, self.shares, precision="highest")
+            appeal = einsum("de,e->d", kernel, self.shares)
         appeal = _checks.array("appeal", appeal, self.dtype, (D,), (n, D))
         targets = self.shares if targets is None else _checks.array("targets", targets, self.dtype, (D,), (n, D))
         return AlignmentGame(jnp.broadcast_to(targets, (n, D)), kernel, appeal, **options)
