@@ -9,6 +9,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import Array, lax
+from jax.tree_util import Partial
 
 from jaxgame import simplex
 from jaxgame._pytree import pytree
@@ -153,7 +154,11 @@ class _Conditions:
         own = self.inverse(own_blocks(affine, still, self.face).solve)
         if not kkt.is_affordable(affine):
             return _krylov(self.operator, own)
-        return _krylov(self.operator, own, lambda found, x, rhs: _or_eliminated(found, x, self, rhs))
+
+        def mended(found: Array, x: Array, rhs: Array) -> Array:
+            return kkt.or_eliminated(found, x, Partial(_eliminated, self, rhs))
+
+        return _krylov(self.operator, own, mended)
 
     def inverse(self, factor: kkt.Solve) -> Linear:
         """The inverse of the operator, exact where `factor` is."""
@@ -190,17 +195,10 @@ def direct(inverse: Linear) -> Solver:
     return Solver(lambda operator, rhs: inverse(rhs))
 
 
-@jax.custom_batching.sequential_vmap
-def _or_eliminated(found: Array, x: Array, conditions: _Conditions, rhs: Array) -> Array:
-    """What iterations left, if they `found` it. In a batch one by one, as in `kkt`."""
-
-    def eliminated() -> Array:
-        affine = conditions.affine
-        assert affine is not None
-        still = jnp.zeros_like(conditions.profile)
-        return conditions.inverse(kkt.factorise(affine, still, conditions.face))(rhs)
-
-    return lax.cond(found, lambda: x, eliminated)
+def _eliminated(conditions: _Conditions, rhs: Array) -> Array:
+    affine = conditions.affine
+    assert affine is not None
+    return conditions.inverse(kkt.factorise(affine, jnp.zeros_like(conditions.profile), conditions.face))(rhs)
 
 
 def _krylov(

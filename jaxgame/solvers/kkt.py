@@ -19,6 +19,7 @@ import jax
 import jax.numpy as jnp
 from jax import Array
 from jax.scipy.linalg import lu_factor, lu_solve
+from jax.tree_util import Partial
 
 from jaxgame import linalg
 from jaxgame.games import is_aggregative, is_quadratic
@@ -117,14 +118,16 @@ def _dense(affine: AffineMap, theta: Array, face: Array) -> Solve:
     return solve
 
 
+def _eliminated(affine: AffineMap, theta: Array, face: Array, rhs: Array, total: Array) -> tuple[Array, Array]:
+    return _dense(affine, theta, face)(rhs, total)
+
+
 @jax.custom_batching.sequential_vmap
-def _or_eliminated(
-    found: Array, out: tuple[Array, Array], affine: AffineMap, theta: Array, face: Array, rhs: Array, total: Array
-) -> tuple[Array, Array]:
+def or_eliminated(found: Array, out: Any, eliminated: Partial) -> Any:
     """What iterations left, if they `found` it. In a batch one by one: else all would be eliminated, and at a time
     (`linalg`).
     """
-    return jax.lax.cond(found, lambda: out, lambda: _dense(affine, theta, face)(rhs, total))
+    return jax.lax.cond(found, lambda: out, eliminated)
 
 
 def _krylov(affine: AffineMap, theta: Array, face: Array, precision: float | Array | None) -> Solve:
@@ -148,6 +151,8 @@ def _krylov(affine: AffineMap, theta: Array, face: Array, precision: float | Arr
         x = start + tangent(more)
         left = jnp.where(face, rhs - operator(x), 0)
         out = x, left.sum(1) / count
-        return _or_eliminated(found, out, affine, theta, face, rhs, total) if is_affordable(affine) else out
+        if not is_affordable(affine):
+            return out
+        return or_eliminated(found, out, Partial(_eliminated, affine, theta, face, rhs, total))
 
     return solve
