@@ -6,6 +6,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+import reference as ref
 
 import jaxgame as jg
 from jaxgame import simplex, solving
@@ -424,6 +425,31 @@ def test_a_sample_that_the_representation_leaves_out(small, rng):
     assert np.isfinite(settle.of_members(sampled, jnp.full(4, 0.25)).point).all()
     found = jg.solve(game)
     assert found.converged and residual(game, found.profile) <= 1e-10
+
+
+@pytest.mark.float32
+def test_responses_on_ill_conditioned_faces_end_at_rounding(rng):
+    """In single precision: conjugate gradients that go on in what is rounding lead far, round after round."""
+    n, n_groups = 4096, 16
+    kernel = np.exp(-((np.arange(n_groups)[:, None] - np.arange(n_groups)) ** 2) / 8)
+    arrays = rng.dirichlet(np.full(n_groups, 0.3), n), kernel, rng.normal(size=(n, n_groups))
+    weights = dict(attractiveness=0.3, consistency=rng.uniform(0.5, 1.5, n), diversity=0.3)
+    game = jg.AlignmentGame(
+        *(jnp.asarray(x, np.float32) for x in arrays), **{k: jnp.asarray(x, np.float32) for k, x in weights.items()}
+    )
+    members = game.members(lambda x: x)
+    members, linear = population._centred(members, members.linear.T)
+    found = respond.respond(members, linear, None, 2 * jnp.finfo(np.float32).eps)  # the finest that is asked for
+
+    # How far a gradient step, in double precision, moves each.
+    size, w = respond.majoriser(members.curvature, n), np.asarray(found.mixture, float)
+    w = w / w.sum(0)
+    ((consistency, K),) = members.curvature.terms
+    felt = np.asarray(consistency, float) * (np.asarray(K, float) @ w)
+    felt = felt + np.asarray(members.own, float) * (np.asarray(members.matrix, float) @ w)
+    ahead = w + (np.asarray(linear, float) - felt) / np.asarray(size, float)
+    moved = np.linalg.norm(np.stack([ref.project(x) for x in ahead.T], 1) - w, axis=0)
+    assert moved.max() < 1e-6 and found.error.max() < 1e-6
 
 
 def test_waterfill_is_the_maximiser(rng, dtype):
