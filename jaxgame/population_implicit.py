@@ -23,7 +23,7 @@ from jaxgame.games.affine import averaged
 from jaxgame.games.members import Members
 from jaxgame.implicit import Linear, Solver
 from jaxgame.linalg import dot
-from jaxgame.solvers.parts import average, total
+from jaxgame.solvers.parts import Part, average, part_of, total
 from jaxgame.solvers.population import block_size
 from jaxgame.solvers.reply import MODEST, reply, to_aggregate
 from jaxgame.solvers.respond import is_closed
@@ -37,11 +37,10 @@ def tangent(
     solver(operator, rhs, forward, backward) solves a D × D system and knows what to do where it is singular. axis: over
     which the agents are spread, where the game and its change are a `Part` each.
     """
-    members, changes = jax.jvp(lambda game: game.members(lambda x: x), (game,), (change,))
+    members, changes = jax.jvp(lambda game: game.members(lambda x: x[:1]), (game,), (change,))
     n, n_groups = profile.shape
-    blocks = functools.partial(
-        _over_blocks, members, profile, _even(n, block_size(n, n_groups, profile.dtype, is_closed(members)))
-    )
+    size = _even(n, block_size(n, n_groups, profile.dtype, is_closed(members)))
+    blocks = functools.partial(_over_blocks, part_of(game), profile, size)
     zero, square = jnp.zeros(n_groups, profile.dtype), jnp.zeros((n_groups, n_groups), profile.dtype)
 
     # In double precision, where first order is too little of large shares of S, passes make up for the rest.
@@ -54,6 +53,7 @@ def tangent(
         other = first if here.reach is None else to_aggregate(here, mixture, here.reach, most)
         return (averaged(here.weight, mixture), first, other), None
 
+    change = part_of(change)
     aggregate, responses, shares = total(blocks(None, replies, (zero, square, square))[0], axis)
 
     def alone(here: Members, moved: Members, mixture: Array) -> tuple[tuple[Array, Array], None]:
@@ -64,7 +64,7 @@ def tangent(
             return (more, more), None
         return (more, dot(here.reach, move) + dot(moved.reach, mixture)), None
 
-    raised, shown = total(blocks(changes, alone, (zero, zero))[0], axis)
+    raised, shown = total(blocks(change, alone, (zero, zero))[0], axis)
 
     def of_these(x: Array) -> tuple[Array, Array]:
         """Σ weight_i and Σ reach_i of what the agents here answer to a change x of B S, one by one."""
@@ -103,7 +103,7 @@ def tangent(
     def everyone(here: Members, moved: Members, mixture: Array) -> tuple[tuple[()], Array]:
         return (), valid * _moved(here, moved, mixture, aggregate, felt)
 
-    return blocks(changes, everyone, ())[1], shown
+    return blocks(change, everyone, ())[1], shown
 
 
 def _near(inverse: Array, operator: Linear | None = None) -> Solver:
@@ -157,7 +157,7 @@ def _moved(here: Members, moved: Members, mixture: Array, aggregate: Array, felt
 
 
 def _over_blocks(
-    members: Members, profile: Array, size: int, changes: Members | None, function: Any, start: Any
+    part: Part, profile: Array, size: int, change: Part | None, function: Any, start: Any
 ) -> tuple[Any, Any]:
     """function(members, their changes, mixtures (b, D)) of all blocks -> (what is added up, from `start` on; what is
     stacked).
@@ -168,25 +168,31 @@ def _over_blocks(
     n = profile.shape[0]
     whole = n // size * size
     moving: list[Array] = []
-    if changes is not None:
-        changes.rows(lambda x: moving.append(x) or x)
+    if change is not None:
+        change.cut(lambda x: moving.append(x) or x)
 
     @functools.partial(jax.checkpoint, static_argnums=1)
-    def part(k: Array, count: int, moved: list[Array]) -> tuple[Any, Any]:
+    def block(k: Array, count: int, moved: list[Array]) -> tuple[Any, Any]:
         rows = functools.partial(lax.dynamic_slice_in_dim, start_index=k, slice_size=count)
+        here = part.cut(rows)
+        if change is None:
+            return function(_everyone(here), None, rows(profile))
         left = iter(moved)
-        change = None if changes is None else changes.rows(lambda _: next(left))
-        return function(members.rows(rows), change, rows(profile))
+        return function(*jax.jvp(_everyone, (here,), (change.cut(lambda _: next(left)),)), rows(profile))
 
     def add(sums: Any, scanned: tuple[Array, list[Array]]) -> tuple[Any, Any]:
-        more, out = part(scanned[0], size, scanned[1])
+        more, out = block(scanned[0], size, scanned[1])
         return jax.tree.map(jnp.add, sums, more), out
 
     stacked = [x[:whole].reshape(-1, size, *x.shape[1:]) for x in moving]
     sums, out = lax.scan(add, start, (jnp.arange(0, whole, size), stacked))
     out = None if out is None else out.reshape(whole, -1)
     if whole < n:
-        more, rest = part(jnp.asarray(whole), n - whole, [x[whole:] for x in moving])
+        more, rest = block(jnp.asarray(whole), n - whole, [x[whole:] for x in moving])
         sums = jax.tree.map(jnp.add, sums, more)
         out = None if out is None else jnp.concatenate([out, rest])
     return sums, out
+
+
+def _everyone(part: Part) -> Members:
+    return part.members(lambda x: x)

@@ -11,7 +11,7 @@ import reference as ref
 import jaxgame as jg
 from jaxgame import simplex, solving
 from jaxgame.games import subsidised
-from jaxgame.solvers import population, reply, settle, sizes
+from jaxgame.solvers import population, reply, respond, settle, sizes
 from jaxgame.solvers.columns import waterfill
 from jaxgame.solvers.scale import measure
 

@@ -25,6 +25,7 @@ PER_AGENT = dict(
     linear=(2,),
     targets=(2,),
     appeal=(2,),
+    addition=(2,),
     attractiveness=(1,),
     consistency=(1,),
     diversity=(1,),
@@ -77,6 +78,20 @@ class Part:
 
     def affine(self) -> Any:
         return self.members(lambda x: x).affine()
+
+    def cut(self, rows: Rows) -> Part:
+        """Some of these agents: `rows` of all arrays that have an entry an agent."""
+        n = self.n_agents
+
+        def some(path: tuple, leaf: Array) -> Array:
+            return rows(leaf) if spec(path, leaf) == P(AXIS) and leaf.shape[0] == n else leaf
+
+        return Part(jax.tree.map_with_path(some, self.game), self.population)
+
+
+def part_of(game: Any) -> Part:
+    """A game as the part that holds all its agents, if it is no part yet."""
+    return game if isinstance(game, Part) else Part(game, game.n_agents)
 
 
 def on_parts(
