@@ -439,7 +439,8 @@ def test_responses_on_ill_conditioned_faces_end_at_rounding(rng):
     )
     members = game.members(lambda x: x)
     members, linear = population._centred(members, members.linear.T)
-    found = respond.respond(members, linear, None, 2 * jnp.finfo(np.float32).eps)  # the finest that is asked for
+    finest = jnp.asarray(2 * np.finfo(np.float32).eps, np.float32)  # that is ever asked for
+    found = respond.respond(members, linear, None, finest)
 
     # How far a gradient step, in double precision, moves each.
     size, w = respond.majoriser(members.curvature, n), np.asarray(found.mixture, float)
