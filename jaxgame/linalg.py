@@ -93,8 +93,7 @@ def has_positive_pivots(matrices: Array) -> Array:
 
 def norm_bound(matrices: Array) -> Array:
     """An upper bound on the spectral norm of (…, D, D), at most D^(1/64) too large: repeated squaring of AᵀA."""
-    largest = jnp.abs(matrices).max((-1, -2))
-    scaled = matrices / jnp.where(largest > 0, largest, 1)[..., None, None]  # squares neither overflow nor vanish
+    scaled, largest = _unit(matrices)
 
     def squared(_: Array, carry: tuple[Array, Array]) -> tuple[Array, Array]:
         power, log = carry
@@ -107,10 +106,15 @@ def norm_bound(matrices: Array) -> Array:
     return largest * jnp.exp((log + jnp.log(_frobenius(power))) / 64)
 
 
+def quick_norm_bound(matrices: Array) -> Array:
+    """The same by one product, at most D^(1/4) too large: ‖AᵀA‖_F^½."""
+    scaled, largest = _unit(matrices)
+    return largest * (einsum("...de,...df->...ef", scaled, scaled) ** 2).sum((-1, -2)) ** 0.25
+
+
 def frobenius(matrices: Array) -> Array:
     """Norms of (…, D, D), at any magnitude."""
-    largest = jnp.abs(matrices).max((-1, -2))
-    scaled = matrices / jnp.where(largest > 0, largest, 1)[..., None, None]  # squares neither overflow nor vanish
+    scaled, largest = _unit(matrices)
     return largest * jnp.sqrt((scaled**2).sum((-1, -2)))
 
 
@@ -127,6 +131,12 @@ def generic(shape: tuple[int, ...], dtype: Any) -> Array:
     """Quasi-random numbers in [−½, ½): no symmetry of a game makes them orthogonal to a direction that matters."""
     steps = jnp.arange(math.prod(shape), dtype=dtype).reshape(shape)
     return jnp.modf(steps * 0.6180339887498949)[0] - 0.5
+
+
+def _unit(matrices: Array) -> tuple[Array, Array]:
+    """(…, D, D) over their largest entries, of which squares neither overflow nor vanish; and these (…)."""
+    largest = jnp.abs(matrices).max((-1, -2))
+    return matrices / jnp.where(largest > 0, largest, 1)[..., None, None], largest
 
 
 def _frobenius(matrices: Array) -> Array:

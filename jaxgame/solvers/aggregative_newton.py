@@ -11,7 +11,6 @@ from jaxgame import linalg, simplex
 from jaxgame._pytree import pytree
 from jaxgame.games import is_aggregative
 from jaxgame.games.affine import AffineMap, Blocks
-from jaxgame.linalg import dot
 from jaxgame.solvers.blocked import mapped
 from jaxgame.solvers.newton import Newton
 from jaxgame.solvers.sizes import sizes
@@ -92,14 +91,8 @@ def _majoriser(affine: AffineMap) -> Array:
     """A positive diagonal (n, D) that dominates every own block between mixtures, whose differences are tangent."""
     size = jnp.abs(affine.own.diagonal)
     for coefficient, matrix in affine.own.terms:
-        size = size + (jnp.abs(coefficient) * _norm_bound(matrix))[:, None]
+        size = size + (jnp.abs(coefficient) * linalg.quick_norm_bound(linalg.tangent(matrix)))[:, None]
     if affine.own.dense is not None:
-        size = size + _norm_bound(affine.own.dense)[:, None]
+        size = size + linalg.quick_norm_bound(linalg.tangent(affine.own.dense))[:, None]
     size = jnp.broadcast_to(size, affine.linear.shape)
     return size + 1e-6 * size.max(1, keepdims=True) + jnp.finfo(size.dtype).tiny
-
-
-def _norm_bound(matrix: Array) -> Array:
-    """An upper bound on the spectral norm of (…, D, D) between tangent vectors: ‖AᵀA‖_F^½, within D^¼ of it."""
-    matrix = linalg.tangent(matrix)
-    return (dot(jnp.swapaxes(matrix, -1, -2), matrix) ** 2).sum((-1, -2)) ** 0.25

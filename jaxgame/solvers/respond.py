@@ -18,7 +18,7 @@ from jaxgame import linalg
 from jaxgame._pytree import pytree
 from jaxgame.games.affine import Blocks
 from jaxgame.games.members import Members
-from jaxgame.linalg import dot, einsum
+from jaxgame.linalg import dot
 from jaxgame.solvers.columns import Basin, over_groups, waterfill
 from jaxgame.solvers.faces import Product, advance, inner, product, projection
 from jaxgame.solvers.sizes import sizes
@@ -234,8 +234,5 @@ def majoriser(blocks: Blocks, n: int) -> Array:
         for (coefficient, _), norm in zip(blocks.terms, norms, strict=True):
             size = size + jnp.abs(coefficient) * norm
     if blocks.dense is not None:
-        tangent = linalg.tangent(blocks.dense)
-        largest = jnp.abs(tangent).max((1, 2))
-        tangent = tangent / jnp.where(largest > 0, largest, 1)[:, None, None]
-        size = size + largest * (einsum("bde,bdf->bef", tangent, tangent) ** 2).sum((1, 2)) ** 0.25
+        size = size + linalg.quick_norm_bound(linalg.tangent(blocks.dense))
     return size * (1 + 1e-3) + jnp.finfo(size.dtype).tiny
