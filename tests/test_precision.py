@@ -62,11 +62,11 @@ def cast(x):
 
 
 def entropic(params, mixture, others):
-    return (params["linear"] * mixture - jnp.log(1 + jnp.exp(mixture)) - mixture * others / 2).sum()
+    return params["linear"] @ mixture - (jnp.log(1 + jnp.exp(mixture)) + mixture * others / 2).sum()
 
 
 def pairwise(params, mixture, others):
-    return (params["linear"] * mixture - mixture**2 / 2).sum() - (mixture[None] * others).sum() / 20
+    return params["linear"] @ mixture - (mixture**2).sum() / 2 - (others @ mixture).sum() / 20
 
 
 def couplings(rng, n, n_groups):
@@ -111,7 +111,7 @@ def alignment(metric, form="pairwise", coupling=None, shape=SMALL):
 
 
 def concave(coupling="mean", shape=SMALL):
-    """Of a utility without products."""
+    """Of utilities with products that do not say how precise they are to be."""
     rng = np.random.default_rng(0)
     met: Any = jg.Network(couplings(rng, *shape)["network"]().weights) if coupling == "network" else coupling
     params = {"linear": cast(rng.normal(size=shape))}

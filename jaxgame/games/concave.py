@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable
 from typing import Any, ClassVar
 
@@ -15,12 +16,25 @@ from jaxgame.games.affine import AffineMap, Aggregate, Blocks, Edges, Full, aver
 from jaxgame.games.coupling import Network
 
 
+@functools.lru_cache
+def exact(utility: Callable) -> Callable:
+    """A utility whose products, and those of its derivatives, are in full precision on every device."""
+
+    @functools.wraps(utility)
+    def in_full(*arguments: Any) -> Array:
+        with jax.default_matmul_precision("highest"):
+            return utility(*arguments)
+
+    return in_full
+
+
 @pytree(static=("utility", "n_groups", "meeting"))
 class ConcaveGame:
     """U_i = utility(params_i, w_i, others_i), concave in w_i; marginals and curvature by autodiff.
 
     utility(params_i, mixture (D,), others) -> scalar: a pure JAX function. Numbers belong in `params`, not in its
-    closure: the function is part of what is compiled, params are data (differentiable, sweepable).
+    closure: the function is part of what is compiled, params are data (differentiable, sweepable). Its products are in
+    full precision on every device, unless they ask for another.
     params: pytree of arrays with leading axis n. n_groups: D.
     coupling "mean": others (D,) is the mean of the other agents; a `Network` with averaging rows and no B: the network
     average (D,), zeros for an agent that meets no one; "profile": (n, D), the profile with the agent's own row zero.
@@ -111,16 +125,16 @@ class ConcaveGame:
 
     def utilities(self, profile: Array) -> Array:
         """U_i, (n,)."""
-        return jax.vmap(self.utility)(self.params, profile, self.others(profile))
+        return jax.vmap(exact(self.utility))(self.params, profile, self.others(profile))
 
     def marginals(self, profile: Array) -> Array:
         """g_i = ∂U_i/∂w_i, (n, D)."""
-        return jax.vmap(jax.grad(self.utility, argnums=1))(self.params, profile, self.others(profile))
+        return jax.vmap(jax.grad(exact(self.utility), argnums=1))(self.params, profile, self.others(profile))
 
     def linearise(self, profile: Array) -> AffineMap:
         """The game map's first-order expansion at a profile, in the structure of the coupling."""
         n = self.n_agents
-        slope = jax.grad(self.utility, argnums=1)
+        slope = jax.grad(exact(self.utility), argnums=1)
         own_slope, cross_slope = jax.jacfwd(slope, argnums=1), jax.jacfwd(slope, argnums=2)
         others = self.others(profile)
         own = -jax.vmap(own_slope)(self.params, profile, others)

@@ -18,7 +18,7 @@ from jaxgame import linalg, simplex
 from jaxgame._pytree import pytree
 from jaxgame.certificate.gap import NUDGE, semidefinite
 from jaxgame.games.affine import AffineMap, Aggregate, Blocks, averaged
-from jaxgame.games.concave import ConcaveGame
+from jaxgame.games.concave import ConcaveGame, exact
 from jaxgame.games.members import Members
 from jaxgame.linalg import einsum
 from jaxgame.solvers import parts, settle
@@ -81,9 +81,9 @@ def settle_crowd(
     here = game if axis is None else game.game
     n, n_groups, dtype = game.n_agents, game.n_groups, start.dtype
     population = n * parts.count(axis)
-    everyone = Agents(here.utility, here.params, population)
+    everyone = Agents(exact(here.utility), here.params, population)
     few = jnp.linspace(0, n - 1, min(n, settle.LEAST // parts.count(axis))).astype(int)
-    sampled = Agents(here.utility, jax.tree.map(lambda x: x[few], here.params), population)
+    sampled = Agents(exact(here.utility), jax.tree.map(lambda x: x[few], here.params), population)
     uniform = jnp.full((len(few), n_groups), 1 / n_groups, dtype)
     of_sample = len(few) * parts.count(axis)
 
