@@ -15,6 +15,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array
 from jax.core import Tracer
+from jax.experimental.sparse import BCOO
 
 from jaxgame import _checks
 from jaxgame._pytree import Carried
@@ -70,7 +71,7 @@ def solve_many(
 
     Raises ValueError as `solve` does, and for games that are no batch.
     """
-    size, lane = _batch(games)
+    size, lane = _batch(_unbatched(games))
     dtype = jax.eval_shape(lambda game: uniform(game, dtype_of(game)), lane).dtype
     shape = lane.n_agents, lane.n_groups
     chosen = default_solver(lane) if solver is None else solver
@@ -84,14 +85,18 @@ def solve_many(
     elif isinstance(batch_size, bool) or not isinstance(batch_size, int) or batch_size < 1:
         raise ValueError(f"batch_size is {batch_size!r}, expected a positive integer")
     if any(isinstance(leaf, Tracer) for leaf in jax.tree.leaves((games, chosen, init, tol, max_steps))):
-        return jax.vmap(lambda game, start: solve(game, solver, tol=tol, max_steps=max_steps, init=start))(games, init)
+
+        def one(lane: Lane, start: Array | None) -> Equilibrium:
+            return solve(lane.unwrap(), solver, tol=tol, max_steps=max_steps, init=start)
+
+        return jax.vmap(one)(Lane.of(games), init)
     block = max(min(batch_size, _power_of_two(size)), 2)  # XLA copies a whole chunk to change one lane
     chunk = _chunk(games, size, block, shape, dtype)
     rescue = solver is None and may_rescue(chosen)
     found = []
     for first in range(0, size, chunk):
         count = min(chunk, size - first)
-        part, starts = _part((Carried.wrap(games), init), first, chunk)
+        part, starts = _part((Lane.of(games), init), first, chunk)
         fields, gave_up = _solved(part, starts, Carried.wrap(chosen), tol, max_steps, count, block)
         if rescue and np.asarray(gave_up).any():  # compiled only where it is needed
             fields = _rescued(part, fields, gave_up, block)
@@ -99,6 +104,47 @@ def solve_many(
         if progress is not None:
             progress(first + count, size)
     return Equilibrium(games, **jax.tree.map(lambda *parts: jnp.concatenate(parts)[:size], *found))
+
+
+@jax.tree_util.register_pytree_node_class
+class Lane:
+    """Games as plain arrays: `vmap` would take the shape that sparse weights have in each of them for a batch's."""
+
+    def __init__(self, leaves: Any, structure: Any):
+        self.leaves, self.structure = leaves, structure
+
+    @classmethod
+    def of(cls, games: Any) -> Lane:
+        return cls(*jax.tree.flatten(Carried.wrap(_unbatched(games))))
+
+    def unwrap(self) -> Any:
+        """The game, of one lane."""
+        return jax.tree.unflatten(self.structure, self.leaves).unwrap()
+
+    def tree_flatten(self):
+        return (self.leaves,), self.structure
+
+    @classmethod
+    def tree_unflatten(cls, structure, children):
+        return cls(*children, structure)
+
+
+def _unbatched(games: Any) -> Any:
+    """With sparse weights of the shape they have in one game, whether `vmap` made the batch or arrays were stacked."""
+
+    def one(x: Any) -> Any:
+        if not (isinstance(x, BCOO) and len(x.shape) > x.indices.shape[-1]):
+            return x
+        sorted_, unique = x.indices_sorted, x.unique_indices
+        build = functools.partial(BCOO, shape=x.shape[1:], indices_sorted=sorted_, unique_indices=unique)
+        lane = jax.eval_shape(build, jax.tree.map(_of_lane, (x.data, x.indices)))
+        return jax.tree.unflatten(jax.tree.structure(lane), (x.data, x.indices))
+
+    return jax.tree.map(one, games, is_leaf=lambda x: isinstance(x, BCOO))
+
+
+def _of_lane(x: Array) -> jax.ShapeDtypeStruct:
+    return jax.ShapeDtypeStruct(x.shape[1:], x.dtype)
 
 
 def _batch(games: Any) -> tuple[int, Any]:
@@ -116,7 +162,7 @@ def _batch(games: Any) -> tuple[int, Any]:
                 "all arrays: jax.vmap(build)(…) returns such a batch"
             )
     assert size is not None
-    lane = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape[1:], leaf.dtype), games)
+    lane = jax.tree.map(_of_lane, games)
     try:
         marginals = jax.eval_shape(lambda game: game.marginals(uniform(game, dtype_of(game))), lane)
         fits = marginals.shape == (lane.n_agents, lane.n_groups)
@@ -153,7 +199,7 @@ def _part(batch: Any, first: Any, size: int) -> Any:
 
 
 @functools.partial(jax.jit, static_argnums=6)
-def _solved(games: Carried, starts: Any, solver: Carried, tol: Any, max_steps: Any, count: Any, block: int) -> Any:
+def _solved(games: Lane, starts: Any, solver: Carried, tol: Any, max_steps: Any, count: Any, block: int) -> Any:
     """The fields of the first `count` lanes; and whether each gave up."""
     one_solver = solver.unwrap()
 
@@ -173,7 +219,7 @@ def _solved(games: Carried, starts: Any, solver: Carried, tol: Any, max_steps: A
 
 
 @functools.partial(jax.jit, static_argnums=3)
-def _rescued(games: Carried, first: dict[str, Any], gave_up: Array, block: int) -> dict[str, Any]:
+def _rescued(games: Lane, first: dict[str, Any], gave_up: Array, block: int) -> dict[str, Any]:
     """With first-order steps where the solver gave up."""
 
     def loop_of(lane: Any, scale: Any) -> Loop:

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 import reference as ref
 import zoo
+from jax.experimental.sparse import BCOO
 
 import jaxgame as jg
 from jaxgame import batch
@@ -70,6 +71,28 @@ def test_what_is_reported_about_a_batch(rng):
         assert mine.shape == wanted.shape and mine.dtype == wanted.dtype
     assert all(message.startswith("Converged") for message in np.asarray(found.message))
     assert found.stats["margin"].shape == (6,)
+
+
+@pytest.mark.parametrize("made_by", ["vmap", "stack"])
+def test_sparse_networks(made_by, rng):
+    """Weights that are the same in all games, as `vmap` leaves them, and stacked ones."""
+    n, D = 4, 3
+    weights, linear = BCOO.fromdense(jnp.asarray(ref.random_network(rng, n))), jnp.asarray(rng.normal(size=(5, n, D)))
+
+    def build(linear):
+        return jg.QuadraticGame(linear, 2.0, coupling=jg.Network(weights))
+
+    if made_by == "vmap":
+        games = jax.vmap(build)(linear)
+    else:
+        games = jax.tree.map(lambda *x: jnp.stack(x), *map(build, linear))
+    found = jg.solve_many(games, batch_size=BLOCK)
+    assert found.converged.all()
+    for profile, one in zip(found.profile, linear, strict=True):
+        np.testing.assert_allclose(profile, jg.solve(build(one)).profile, atol=1e-12)
+    if made_by == "stack":  # what the other tests have of the other kind
+        inside = jax.jit(lambda games: jg.solve_many(games).profile)(games)
+        np.testing.assert_allclose(inside, found.profile, atol=1e-12)
 
 
 @pytest.mark.parametrize("solver", ["ProjectedGradient", pytest.param("Newton", marks=pytest.mark.slow)])

@@ -118,7 +118,7 @@ def test_interior_formula_of_the_ideology_survey(metric):
     D=st.integers(2, 4),
     form=st.sampled_from(["pairwise", "centroid"]),
     metric=st.sampled_from(["response", "mixture"]),
-    delta=st.floats(-0.8, 2.0),
+    delta=st.floats(-0.8, 2.0).filter(lambda delta: delta == 0 or abs(delta) > 1e-6),  # smaller ones are rounding
     degenerate=st.booleans(),
 )
 def test_ratios_against_enumeration_of_supports(seed, D, form, metric, delta, degenerate):
