@@ -12,6 +12,7 @@ from jax.sharding import PartitionSpec as P
 import jaxgame as jg
 from jaxgame import solving
 from jaxgame._pytree import Carried
+from jaxgame.games import subsidised
 from jaxgame.moves import moves
 from jaxgame.solvers.crowd import is_crowd
 from jaxgame.solvers.parts import mesh_of
@@ -29,8 +30,10 @@ def games(n=N):
     Q = np.eye(D) + np.outer(np.arange(D), np.arange(D)) / D**2
     kernel = np.exp(-np.abs(np.arange(D)[:, None] - np.arange(D)))
     targets, reach = rng.dirichlet(np.ones(D), n), rng.dirichlet(np.ones(n))
+    scalar = jg.QuadraticGame(linear, 0.8, coupling=jg.MeanField(B, sensitivity=0.9))
     return {
-        "scalar": jg.QuadraticGame(linear, 0.8, coupling=jg.MeanField(B, sensitivity=0.9)),
+        "scalar": scalar,
+        "paid": subsidised(scalar, rng.normal(size=(n, D))),
         "scaled": jg.QuadraticGame(
             linear, jg.Scaled(rng.uniform(0.5, 1.5, n), Q), coupling=jg.MeanField(B, sensitivity=rng.uniform(0, 1, n))
         ),

@@ -144,6 +144,18 @@ def test_population_is_in_equilibrium(name, small, rng, dtype):
         assert float(found.gap) >= float(jg.certify(game, found).exploitability.max()) - 1e-14
 
 
+@pytest.mark.parametrize("name", ["per agent, nash", "alignment, response, pairwise"])
+def test_population_in_the_blocks_of_an_accelerator(name, small, rng, monkeypatch):
+    """Sums by themselves, large lots, and late agents together until few are left."""
+    monkeypatch.setattr(sizes, "on_cores", lambda: False)
+    few = dataclasses.replace(sizes.ACCELERATOR, formulas=2**14, matrices=2**14, lot=128, last=16, inverses=50)
+    monkeypatch.setattr(sizes, "ACCELERATOR", few)
+    game = dict(populations(rng, 700, 6, np.float64))[name]
+    found = jg.solve(game)
+    assert bool(found.converged), found.message
+    np.testing.assert_allclose(found.profile, jg.solve(game, jg.Newton()).profile, atol=1e-10)
+
+
 def test_population_takes_few_passes(rng):
     """Sampling errors are a few per cent of a step; a repeated solve compiles nothing."""
     n, n_groups = 40_000, 8

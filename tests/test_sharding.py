@@ -29,7 +29,7 @@ def run(*command, devices=1):
     return done.stdout
 
 
-@pytest.mark.parametrize("name", ["scalar", "alignment", pytest.param("scaled", marks=pytest.mark.slow)])
+@pytest.mark.parametrize("name", ["scalar", "paid", "alignment", pytest.param("scaled", marks=pytest.mark.slow)])
 def test_eight_devices_agree_with_one_and_gather_nothing(name):
     assert f"{name} ok" in run(WORKER, "one_process", name, devices=8)
 
