@@ -27,6 +27,7 @@ from jaxgame.solvers.parts import Part, average, part_of, total
 from jaxgame.solvers.population import block_size
 from jaxgame.solvers.reply import MODEST, reply, to_aggregate
 from jaxgame.solvers.respond import is_closed
+from jaxgame.solvers.shared_kernel import SharedKernel, has_shared_kernel
 
 
 def tangent(
@@ -53,8 +54,23 @@ def tangent(
         other = first if here.reach is None else to_aggregate(here, mixture, here.reach, most)
         return (averaged(here.weight, mixture), first, other), None
 
+    def one_by_one() -> tuple[Array, Array, Array]:
+        return blocks(None, replies, (zero, square, square))[0]
+
+    def by_faces() -> tuple[Array, Array, Array]:
+        every = SharedKernel(game.members(lambda x: x))
+
+        def tallied(here: Members, _: None, mixture: Array) -> tuple[tuple[Array, Array], None]:
+            return (averaged(here.weight, mixture), every.tally(here, mixture)), None
+
+        aggregate, table = blocks(None, tallied, (zero, every.none()))[0]
+        *found, left_out = every.to_aggregate(table)
+        enough = left_out <= jnp.finfo(zero.dtype).eps
+        return lax.cond(enough, lambda: (aggregate, *found), one_by_one)
+
     change = part_of(change)
-    aggregate, responses, shares = total(blocks(None, replies, (zero, square, square))[0], axis)
+    answers = by_faces if has_shared_kernel(members) else one_by_one
+    aggregate, responses, shares = total(answers(), axis)
 
     def alone(here: Members, moved: Members, mixture: Array) -> tuple[tuple[Array, Array], None]:
         """What a block adds to dS, and to the change of the representation, with S as it is."""

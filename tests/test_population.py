@@ -14,6 +14,7 @@ from jaxgame.games import subsidised
 from jaxgame.solvers import population, reply, respond, settle, sizes
 from jaxgame.solvers.columns import waterfill
 from jaxgame.solvers.scale import measure
+from jaxgame.solvers.shared_kernel import SharedKernel, has_shared_kernel
 
 
 @pytest.fixture
@@ -324,6 +325,36 @@ def test_small_derivatives_keep_their_digits(small, rng, dtype):
 
     plain, tiny = (jax.grad(shown)(game.linear, jnp.asarray(size, dtype)) / size for size in (1.0, 1e-20))
     np.testing.assert_allclose((tiny * some).sum(), (plain * some).sum(), rtol=1e-4)
+
+
+@pytest.mark.parametrize("kind", ["kernel of their own", "kernel they meet in"])
+def test_one_kernel_is_answered_face_by_face(kind, rng):
+    """As the inverses of all agents add up to, but for the square of own shares of another matrix."""
+    n, n_groups = 4096, 5
+    linear, q = rng.normal(size=(n, n_groups)), rng.uniform(0.5, 1.5, n)
+    game = jg.QuadraticGame(
+        linear, jg.Scaled(q, spectral(rng, n_groups, 20)), coupling=jg.MeanField(rng.normal(size=(n_groups, n_groups)))
+    )
+    members = game.members(lambda x: x).replace(reach=jnp.asarray(rng.dirichlet(np.ones(n))))
+    members = members.replace(own=30 * members.own)  # enough to tell whether they count
+    if kind == "kernel they meet in":
+        members = members.replace(matrix=members.curvature.terms[0][1])
+    mixture = jnp.asarray(simplex.project(linear))
+    assert has_shared_kernel(members)
+    every = SharedKernel(members)
+    *found, left_out = every.to_aggregate(every.tally(members, mixture))
+    without = SharedKernel(members.replace(own=None, matrix=None))
+    plain = without.to_aggregate(without.tally(members.replace(own=None, matrix=None), mixture))[0]
+    assert (left_out == 0) == (kind == "kernel they meet in") and left_out < 0.05
+    for some, weight in zip(found, (members.weight, members.reach), strict=True):
+        exact = reply.to_aggregate(members, mixture, weight)
+        off = np.abs(some - exact).max() / np.abs(exact).max()
+        assert off <= max(left_out, 1e-13)
+        assert np.abs(plain - reply.to_aggregate(members, mixture, members.weight)).max() > 1e-3 * np.abs(plain).max()
+    # Of another kind.
+    bent = members.replace(curvature=members.curvature.replace(diagonal=jnp.ones((1, 1))))
+    other = SharedKernel(bent)
+    assert np.isinf(other.to_aggregate(other.tally(bent, mixture))[2])
 
 
 def test_tiny_shares_are_told_by_some_agents(rng, monkeypatch):

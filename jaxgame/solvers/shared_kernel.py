@@ -1,0 +1,104 @@
+"""How a population whose curvature is one matrix, times a number an agent, answers to its aggregate (theory §6).
+
+On one face G_i = G_A / q_i: what agents add up to is a sum over the faces they play, which are far fewer than agents.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import jax.numpy as jnp
+from jax import Array, lax
+
+from jaxgame import linalg
+from jaxgame.games.affine import AffineMap, Aggregate, Blocks
+from jaxgame.games.members import Members
+from jaxgame.linalg import einsum
+from jaxgame.solvers.own_blocks import OwnBlocks
+from jaxgame.solvers.sizes import sizes
+
+MOST = 16  # groups: there are 2^D faces to look up
+
+
+def has_shared_kernel(members: Members) -> bool:
+    """Whether the curvature is one matrix, times a number an agent, and perhaps a diagonal that may be zero."""
+    blocks = members.curvature
+    return blocks.dense is None and len(blocks.terms) == 1 and members.linear.shape[1] <= MOST
+
+
+class SharedKernel:
+    """Σ weight_i sensitivity_i G_i of a population, and the same of reach where that differs, face by face."""
+
+    def __init__(self, everyone: Members):
+        self.everyone = everyone
+        ((_, self.kernel),) = everyone.curvature.terms
+        # As where agents meet in the metric of their own curvature: then that of one more share of it.
+        self.alike = everyone.matrix is self.kernel
+        self.of_reach = everyone.reach is not None
+
+    def none(self) -> Array:
+        """A tally (2^D, k) of nobody."""
+        linear = self.everyone.linear
+        of_shares = self._split(self.everyone)[1] is not None
+        return jnp.zeros((2 ** linear.shape[1], (1 + self.of_reach) * (1 + of_shares)), linear.dtype)
+
+    def tally(self, members: Members, mixture: Array) -> Array:
+        """By face: Σ weight_i sensitivity_i / q_i, the same of reach, and both times own_i / q_i where own shares are
+        of another matrix.
+        """
+        size, own = self._split(members)
+        columns = [x * members.sensitivity / size for x in (members.weight, members.reach) if x is not None]
+        if own is not None:
+            columns += [column * own / size for column in columns]
+        groups = jnp.arange(mixture.shape[1])
+        face = jnp.where(mixture > 0, 1 << groups[None], 0).sum(1)
+        return self.none().at[face].add(jnp.stack(columns, 1))
+
+    def to_aggregate(self, table: Array) -> tuple[Array, Array, Array]:
+        """Both sums, (D, D) each, by the tally of all agents; and what is left out of own shares, at most and relative
+        to the rest: the square of what they add to the curvature. ∞ where the curvature is of another kind.
+        """
+        groups, together = jnp.arange(self.everyone.linear.shape[1]), sizes().inverses
+        size, share = self._split(self.everyone)
+        own = None if share is None else self.everyone.matrix
+        kinds = 1 + self.of_reach
+        played = (table != 0).any(1)
+        # A face of one group, on which nothing moves, fills up.
+        faces = jnp.nonzero(played, size=-(-len(table) // together) * together, fill_value=1)[0]
+        count = played.sum()
+
+        def block(k: Array, carry: tuple[Array, Array]) -> tuple[Array, Array]:
+            found, largest = carry
+            here = lax.dynamic_slice_in_dim(faces, k * together, together)
+            strength = jnp.where((k * together + jnp.arange(together) < count)[:, None], table[here], 0)
+            answers = _answers(self.kernel, (here[:, None] >> groups[None]) % 2 == 1)
+            found = found + einsum("fk,fde->kde", strength[:, :kinds], answers)
+            if own is not None:
+                felt = einsum("fde,eg,fgh->fdh", answers, own, answers)
+                found = found - einsum("fk,fde->kde", strength[:, kinds:], felt)
+            return found, jnp.maximum(largest, linalg.frobenius(answers).max())
+
+        begin = jnp.zeros((kinds, len(groups), len(groups)), table.dtype), jnp.zeros((), table.dtype)
+        found, largest = lax.fori_loop(0, -(-count // together), block, begin)
+        added = jnp.zeros_like(largest)
+        if share is not None and own is not None:
+            added = jnp.abs(share / size).max() * linalg.frobenius(own) * largest
+        fits = (size > 0).all() & (self.everyone.curvature.diagonal == 0).all() & jnp.isfinite(found).all()
+        return found[0], found[-1], jnp.where(fits, added**2, jnp.inf)
+
+    def _split(self, members: Members) -> tuple[Array, Array | None]:
+        """q_i (b,), and what of own shares is of another matrix."""
+        ((size, _),) = members.curvature.terms
+        size = jnp.broadcast_to(size, members.sensitivity.shape)
+        if members.own is None or members.matrix is None:
+            return size, None
+        return (size + members.own, None) if self.alike else (size, members.own)
+
+
+def _answers(kernel: Array, face: Array) -> Array:
+    """G_A, (b, D, D), on faces (b, D)."""
+    ones = jnp.ones(len(face), kernel.dtype)
+    still = jnp.zeros(face.shape, kernel.dtype)
+    alone = AffineMap(still, Blocks(still[:1, :1], ((ones, kernel),), None), Aggregate(ones, None, ones, None))
+    found: Any = OwnBlocks(alone, still, face).kept
+    return found.tangents()
