@@ -34,6 +34,7 @@ from peers import duration
 
 import jaxgame as jg
 from jaxgame import batch
+from jaxgame.solvers.sizes import sizes
 
 N, SIZE = 20, 7
 TARGET = 1e-8
@@ -152,7 +153,7 @@ def computed(steps: np.ndarray, block: int, length: int) -> int:
 
 def efficiency(newton: np.ndarray, first_order: np.ndarray, chunk: int) -> dict[str, float]:
     """Useful over computed lane-steps: of `solve_many`, and of one while_loop under vmap."""
-    block, useful = batch.CPU_BLOCK, int(newton.sum() + first_order.sum())
+    block, useful = sizes().lanes, int(newton.sum() + first_order.sum())
     ours = 0
     for first in range(0, len(newton), chunk):
         part = slice(first, first + chunk)
@@ -187,7 +188,7 @@ def measure(family: Family, rng: np.random.Generator) -> dict[str, Any]:
     seconds, found = seconds_of(lambda: jg.solve_many(family.game))
     status, right = np.asarray(found.status), family.solved(np.asarray(found.profile))
     lane = jax.tree.map(lambda x: x[0], family.game)
-    chunk = batch._chunk(family.game, count, batch.CPU_BLOCK, (lane.n_agents, lane.n_groups), jnp.float64)
+    chunk = batch._chunk(family.game, count, sizes().lanes, (lane.n_agents, lane.n_groups), jnp.float64)
     # The same games, alike together and shuffled.
     few = rng.permutation(count)[:SAMPLE]
     alike = np.repeat(few, COPIES)
@@ -313,7 +314,7 @@ def main() -> None:
     report = {
         "environment": common.environment("jaxopt", "numpy"),
         "goals": GOALS,
-        "block": batch.CPU_BLOCK,
+        "block": sizes().lanes,
         "sample": SAMPLE,
         "families": families,
     }

@@ -26,6 +26,7 @@ from jaxgame.solvers.lanes import run_lanes
 from jaxgame.solvers.logit_newton import LogitNewton
 from jaxgame.solvers.loop import Loop
 from jaxgame.solvers.scale import uniform
+from jaxgame.solvers.sizes import sizes
 from jaxgame.solving import (
     RESCUE_STEPS,
     certified,
@@ -40,8 +41,6 @@ from jaxgame.solving import (
     solve,
 )
 
-CPU_BLOCK = 4  # games that are iterated together: measured, see benchmarks/README.md
-DEVICE_BLOCK = 4096  # a guess: not measured yet
 CHUNK = 2**27  # bytes that a chunk of games and what is kept of their solves may take
 STATE = 16  # arrays of the size of a profile that are kept of a solve
 FIRST_ORDER_ROUND = 32  # steps between two looks at what is finished; Newton's are dear, and looked at one by one
@@ -81,7 +80,7 @@ def solve_many(
         init = _checks.shares("init", _checks.array("init", init, dtype, shape, (size, *shape)), init)
         init = jnp.broadcast_to(init, (size, *shape))
     if batch_size is None:
-        batch_size = CPU_BLOCK if jax.default_backend() == "cpu" else DEVICE_BLOCK
+        batch_size = sizes().lanes
     elif isinstance(batch_size, bool) or not isinstance(batch_size, int) or batch_size < 1:
         raise ValueError(f"batch_size is {batch_size!r}, expected a positive integer")
     if any(isinstance(leaf, Tracer) for leaf in jax.tree.leaves((games, chosen, init, tol, max_steps))):

@@ -1,4 +1,4 @@
-"""How many agents go together, by what computes: measured, benchmarks/README.md.
+"""How many agents, or games, go together, by what computes: measured, benchmarks/README.md.
 
 A core is fast on what stays in its cache. An accelerator starts a kernel an operation and a block, which takes as long
 as some megabytes: it is fast on blocks that make up for that.
@@ -17,7 +17,7 @@ class Sizes:
 
     Agents at a time: lot, that iterate together until most are settled; last, until all are; responses, that iterate
     until the last one has its own; inverses, each of which has a matrix inverted; glances, of whom a few numbers are
-    looked at.
+    looked at. lanes: games of a batch that are iterated together; on an accelerator a guess.
     """
 
     formulas: int
@@ -27,11 +27,12 @@ class Sizes:
     responses: int
     inverses: int
     glances: int
+    lanes: int
 
 
-CORES = Sizes(formulas=2**17, matrices=2**20, lot=512, last=512, responses=1024, inverses=128, glances=2**18)
+CORES = Sizes(formulas=2**17, matrices=2**20, lot=512, last=512, responses=1024, inverses=128, glances=2**18, lanes=4)
 ACCELERATOR = Sizes(
-    formulas=2**26, matrices=2**26, lot=2**17, last=2**12, responses=2**15, inverses=2**15, glances=2**22
+    formulas=2**26, matrices=2**26, lot=2**17, last=2**12, responses=2**15, inverses=2**15, glances=2**22, lanes=4096
 )
 
 
