@@ -22,7 +22,7 @@ from jax import Array, lax
 
 import jaxgame as jg
 from jaxgame.solvers.population import answer, block_size
-from jaxgame.solvers.sizes import on_cores
+from jaxgame.solvers.sizes import on_cores, sizes
 
 EVERYONE = 8_000_000_000
 REPEATS = 7
@@ -42,7 +42,7 @@ def device(dtype: np.dtype, n_groups: int) -> dict[str, float]:
     x = jnp.ones(size // dtype.itemsize, dtype)
     read = best(lambda: jax.jit(jnp.sum)(x))
     fresh = best(lambda: jax.jit(lambda x: 2 * x + 1)(x))
-    agents = block_size(EVERYONE, n_groups, dtype, True)
+    agents = block_size(EVERYONE, n_groups, dtype, sizes().formulas)
     block, rounds = x[: agents * n_groups], 1600 if on_cores() else 50
 
     def moved(x: Array) -> Array:
@@ -87,7 +87,7 @@ def one_pass(game: jg.QuadraticGame, last: bool) -> Any:
 
 def counted(way: str, n_groups: int, dtype: np.dtype, last: bool) -> dict[str, float]:
     """Bytes moved between kernels and operations a number of the data, as compiled for one block."""
-    n = block_size(EVERYONE, n_groups, dtype, True)
+    n = block_size(EVERYONE, n_groups, dtype, sizes().formulas)
     game = jax.eval_shape(lambda: population(way, n, n_groups, dtype))
     costs = jax.jit(one_pass, static_argnums=1).lower(game, last).compile().cost_analysis()
     return dict(moved=costs["bytes accessed"] / (n * n_groups), operations=costs["flops"] / (n * n_groups))

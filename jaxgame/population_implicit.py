@@ -28,6 +28,7 @@ from jaxgame.solvers.population import block_size
 from jaxgame.solvers.reply import MODEST, reply, to_aggregate
 from jaxgame.solvers.respond import is_closed
 from jaxgame.solvers.shared_kernel import SharedKernel, has_shared_kernel
+from jaxgame.solvers.sizes import sizes
 
 
 def tangent(
@@ -40,7 +41,7 @@ def tangent(
     """
     members, changes = jax.jvp(lambda game: game.members(lambda x: x[:1]), (game,), (change,))
     n, n_groups = profile.shape
-    size = _even(n, block_size(n, n_groups, profile.dtype, is_closed(members)))
+    size = _even(n, block_size(n, n_groups, profile.dtype, sizes().derivatives))
     blocks = functools.partial(_over_blocks, part_of(game), profile, size)
     zero, square = jnp.zeros(n_groups, profile.dtype), jnp.zeros((n_groups, n_groups), profile.dtype)
 

@@ -24,7 +24,9 @@ def small(monkeypatch):
     monkeypatch.setattr(settle, "CROWDED", 1)
     monkeypatch.setattr(settle, "LEAST", 64)
     monkeypatch.setattr(settle, "SHARE", 4)
-    monkeypatch.setattr(sizes, "CORES", dataclasses.replace(sizes.CORES, formulas=1, matrices=1, lot=40, last=40))
+    monkeypatch.setattr(
+        sizes, "CORES", dataclasses.replace(sizes.CORES, formulas=1, matrices=1, derivatives=1, lot=40, last=40)
+    )
     jax.clear_caches()
     yield
     jax.clear_caches()

@@ -46,11 +46,9 @@ class Answer:
     slope: Array | None = None
 
 
-def block_size(n: int, n_groups: int, dtype: Any, closed: bool) -> int:
-    """Agents at a time: few enough to stay in cache; of those with matrices, enough for the late ones to fill lots."""
-    known = sizes.sizes()
-    size = (known.formulas if closed else known.matrices) // (jnp.dtype(dtype).itemsize * n_groups)
-    return min(n, max(size // LANES * LANES, LANES))
+def block_size(n: int, n_groups: int, dtype: Any, most: int) -> int:
+    """Agents at a time, of whom a (D, b) array is of so many bytes at most."""
+    return min(n, max(most // (jnp.dtype(dtype).itemsize * n_groups) // LANES * LANES, LANES))
 
 
 def answer(
@@ -75,7 +73,8 @@ def answer(
     dtype = aggregate.dtype
     one = game.members(lambda x: x[:1])
     closed, felt = is_closed(one), (_unlike(one.B) * aggregate[None]).sum(1)
-    size = block_size(n, n_groups, dtype, closed)
+    # Few enough to stay in cache; of those with matrices, enough for the late ones to fill lots.
+    size = block_size(n, n_groups, dtype, sizes.sizes().formulas if closed else sizes.sizes().matrices)
 
     def block(k: Array, carry: tuple) -> tuple:
         total, shown, slopes, (*bounds, most), profile = carry

@@ -13,7 +13,8 @@ import jax
 
 @dataclasses.dataclass(frozen=True)
 class Sizes:
-    """formulas, matrices: bytes of a (D, b) array of a block whose responses are formulas, or are iterated.
+    """Bytes of a (D, b) array of a block: formulas, where responses are formulas; matrices, where they are iterated;
+    derivatives, of either kind.
 
     Agents at a time: lot, that iterate together until most are settled; last, until all are; responses, that iterate
     until the last one has its own; inverses, each of which has a matrix inverted; glances, of whom a few numbers are
@@ -22,6 +23,7 @@ class Sizes:
 
     formulas: int
     matrices: int
+    derivatives: int
     lot: int
     last: int
     responses: int
@@ -30,9 +32,27 @@ class Sizes:
     lanes: int
 
 
-CORES = Sizes(formulas=2**17, matrices=2**20, lot=512, last=512, responses=1024, inverses=128, glances=2**18, lanes=4)
+CORES = Sizes(
+    formulas=2**17,
+    matrices=2**20,
+    derivatives=2**19,
+    lot=512,
+    last=512,
+    responses=1024,
+    inverses=128,
+    glances=2**18,
+    lanes=4,
+)
 ACCELERATOR = Sizes(
-    formulas=2**26, matrices=2**26, lot=2**17, last=2**12, responses=2**15, inverses=2**15, glances=2**22, lanes=4096
+    formulas=2**26,
+    matrices=2**26,
+    derivatives=2**26,
+    lot=2**17,
+    last=2**12,
+    responses=2**15,
+    inverses=2**15,
+    glances=2**22,
+    lanes=4096,
 )
 
 
