@@ -125,7 +125,7 @@ class Lane:
 
     @classmethod
     def tree_unflatten(cls, structure, children):
-        return cls(*children, structure)
+        return cls(children[0], structure)
 
 
 def _unbatched(games: Any) -> Any:
