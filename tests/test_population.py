@@ -359,6 +359,38 @@ def test_one_kernel_is_answered_face_by_face(kind, rng):
     assert np.isinf(other.to_aggregate(other.tally(bent, mixture))[2])
 
 
+def test_second_derivatives_with_one_kernel(small, rng):
+    """Forward and backward through what is found face by face, where some play one group alone."""
+    n, n_groups = 200, 3
+    linear, B = jnp.asarray(rng.normal(size=(n, n_groups))), jnp.asarray(rng.normal(size=(n_groups, n_groups)))
+    Q, weights = jnp.asarray(spectral(rng, n_groups, 5)), jnp.asarray(rng.normal(size=n_groups))
+
+    def value(t):
+        game = jg.QuadraticGame(linear, Q * (1 + t), coupling=jg.MeanField(B @ B.T * (1 - t), atomic=False))
+        return weights @ jg.solve(game).representation
+
+    slope, h = jax.jit(jax.grad(value)), 1e-5
+    assert (jg.solve(jg.QuadraticGame(linear, Q, coupling=jg.MeanField(B @ B.T, atomic=False))).profile == 1).any()
+    numerical = (slope(h) - slope(-h)) / (2 * h)
+    np.testing.assert_allclose(jax.grad(jax.grad(value))(0.0), numerical, rtol=1e-5)
+    np.testing.assert_allclose(jax.jvp(jax.grad(value), (0.0,), (1.0,))[1], numerical, rtol=1e-5)
+
+
+@pytest.mark.float32
+def test_many_on_one_face_are_added_up_to_rounding():
+    """In single precision: one by one, equal numbers would be off by more than 1e-4, and by all from 2^25 on."""
+    n, n_groups = 2**20, 3
+    game = jg.QuadraticGame(
+        jnp.zeros((n, n_groups), np.float32),
+        jnp.eye(n_groups, dtype=np.float32),
+        coupling=jg.MeanField(jnp.eye(n_groups, dtype=np.float32), sensitivity=0.3, atomic=False),
+    )
+    members = game.members(lambda x: x)
+    table = SharedKernel(members).tally(members, jnp.full((n, n_groups), 1 / n_groups, np.float32))
+    np.testing.assert_allclose(table[-1], 0.3, rtol=1e-6)
+    assert not table[:-1].any()
+
+
 def test_tiny_shares_are_told_by_some_agents(rng, monkeypatch):
     """What own shares add to how the aggregate answers, by one agent in 16, next to all of them."""
     linear, q = rng.normal(size=(4096, 5)), rng.uniform(0.5, 1.5, 4096)

@@ -18,6 +18,7 @@ from jaxgame.solvers.own_blocks import OwnBlocks
 from jaxgame.solvers.sizes import sizes
 
 MOST = 16  # groups: there are 2^D faces to look up
+LANES = 1024  # sums a face that are kept of a block, at most: rounding would add up over all its agents
 
 
 def has_shared_kernel(members: Members) -> bool:
@@ -50,9 +51,13 @@ class SharedKernel:
         columns = [x * members.sensitivity / size for x in (members.weight, members.reach) if x is not None]
         if own is not None:
             columns += [column * own / size for column in columns]
-        groups = jnp.arange(mixture.shape[1])
+        groups, none = jnp.arange(mixture.shape[1]), self.none()
         face = jnp.where(mixture > 0, 1 << groups[None], 0).sum(1)
-        return self.none().at[face].add(jnp.stack(columns, 1))
+        lanes = min(max(len(face) // len(none), 1), LANES)
+        apart = jnp.zeros((lanes, *none.shape), none.dtype)
+        apart = apart.at[jnp.arange(len(face)) % lanes, face].add(jnp.stack(columns, 1))
+        # Left to itself XLA adds a block's agents one by one to those of all blocks before.
+        return lax.optimization_barrier(apart.sum(0))
 
     def to_aggregate(self, table: Array) -> tuple[Array, Array, Array]:
         """Both sums, (D, D) each, by the tally of all agents; and what is left out of own shares, at most and relative
@@ -67,8 +72,7 @@ class SharedKernel:
         faces = jnp.nonzero(played, size=-(-len(table) // together) * together, fill_value=1)[0]
         count = played.sum()
 
-        def block(k: Array, carry: tuple[Array, Array]) -> tuple[Array, Array]:
-            found, largest = carry
+        def block(k: Array, found: Array, largest: Array) -> tuple[Array, Array]:
             here = lax.dynamic_slice_in_dim(faces, k * together, together)
             strength = jnp.where((k * together + jnp.arange(together) < count)[:, None], table[here], 0)
             answers = _answers(self.kernel, (here[:, None] >> groups[None]) % 2 == 1)
@@ -76,10 +80,15 @@ class SharedKernel:
             if own is not None:
                 felt = einsum("fde,eg,fgh->fdh", answers, own, answers)
                 found = found - einsum("fk,fde->kde", strength[:, kinds:], felt)
-            return found, jnp.maximum(largest, linalg.frobenius(answers).max())
+            # For a verdict: its derivative is none where a face of one group answers nothing.
+            return found, jnp.maximum(largest, linalg.frobenius(lax.stop_gradient(answers)).max())
+
+        def unless_empty(k: Array, carry: tuple[Array, Array]) -> tuple[Array, Array]:
+            return lax.cond(k * together < count, lambda: block(k, *carry), lambda: carry)
 
         begin = jnp.zeros((kinds, len(groups), len(groups)), table.dtype), jnp.zeros((), table.dtype)
-        found, largest = lax.fori_loop(0, -(-count // together), block, begin)
+        # As many rounds for all games: second derivatives go backward through them.
+        found, largest = lax.fori_loop(0, len(faces) // together, unless_empty, begin)
         added = jnp.zeros_like(largest)
         if share is not None and own is not None:
             added = jnp.abs(share / size).max() * linalg.frobenius(own) * largest
