@@ -70,7 +70,7 @@ def tangent(
         return lax.cond(enough, lambda: (aggregate, *found), one_by_one)
 
     change = part_of(change)
-    answers = by_faces if has_shared_kernel(members) else one_by_one
+    answers = by_faces if has_shared_kernel(game.members(lambda x: x[:1])) else one_by_one
     aggregate, responses, shares = total(answers(), axis)
 
     def alone(here: Members, moved: Members, mixture: Array) -> tuple[tuple[Array, Array], None]:

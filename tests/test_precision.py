@@ -234,12 +234,12 @@ def test_solvers(solver):
     assert check(lambda game: jg.solve(game, getattr(jg, solver)()).profile, game) > 0
 
 
-@pytest.mark.parametrize("name", ["scaled, nash", "alignment, network", "concave, mean"])
+@pytest.mark.parametrize("name", ["scaled, nash", "matrices, sparse", "alignment, network", "concave, mean"])
 def test_batches(name):
     games = jax.tree.map(lambda x: jnp.stack([x, x]), GAMES[name]())
     assert check(lambda games: jg.solve_many(games).profile, games) > 0
     solver = Carried.wrap(batch.default_solver(GAMES[name]()))
-    assert check(lambda games: batch._solved(Carried.wrap(games), None, solver, 1e-6, 50, 2, 2), games) > 0
+    assert check(lambda games: batch._solved(batch.Lane.of(games), None, solver, 1e-6, 50, 2, 2), games) > 0
 
 
 @pytest.mark.parametrize("name", GAMES)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable
+from collections.abc import Callable, Hashable
 from typing import Any, ClassVar
 
 import jax
@@ -18,7 +18,9 @@ from jaxgame.games.coupling import Network
 
 @functools.lru_cache
 def exact(utility: Callable) -> Callable:
-    """A utility whose products, and those of its derivatives, are in full precision on every device."""
+    """A utility whose products are in full precision on every device, and those of its derivatives, but for a backward
+    rule of its own (`jax.custom_vjp`).
+    """
 
     @functools.wraps(utility)
     def in_full(*arguments: Any) -> Array:
@@ -50,9 +52,10 @@ class ConcaveGame:
     replace: ClassVar[Callable[..., Any]]
 
     def __init__(self, utility, params, n_groups, *, coupling="mean"):
-        if not callable(utility):
+        if not callable(utility) or not isinstance(utility, Hashable):
             raise ValueError(
-                f"utility must be a function (params_i, mixture, others) -> scalar, got {type(utility).__name__}"
+                "utility must be a hashable function (params_i, mixture, others) -> scalar, got "
+                f"{type(utility).__name__}"
             )
         if not isinstance(n_groups, int) or n_groups < 1:
             raise ValueError(f"n_groups is {n_groups!r}, expected a positive integer")

@@ -18,13 +18,19 @@ from jaxgame.solvers.own_blocks import OwnBlocks
 from jaxgame.solvers.sizes import sizes
 
 MOST = 16  # groups: there are 2^D faces to look up
-LANES = 1024  # sums a face that are kept of a block, at most: rounding would add up over all its agents
+APART = 1024  # sums a face that are kept of a block, at most: rounding would add up over all its agents
 
 
 def has_shared_kernel(members: Members) -> bool:
-    """Whether the curvature is one matrix, times a number an agent, and perhaps a diagonal that may be zero."""
-    blocks = members.curvature
-    return blocks.dense is None and len(blocks.terms) == 1 and members.linear.shape[1] <= MOST
+    """Whether the curvature is one matrix, times a number an agent, and perhaps a diagonal that may be zero.
+
+    Not in double precision where own shares are of another matrix, of which the first order alone is counted.
+    """
+    blocks, linear = members.curvature, members.linear
+    if blocks.dense is not None or len(blocks.terms) != 1 or linear.shape[1] > MOST:
+        return False
+    alike = members.own is None or members.matrix is blocks.terms[0][1]
+    return alike or jnp.finfo(linear.dtype).bits <= 32
 
 
 class SharedKernel:
@@ -45,7 +51,7 @@ class SharedKernel:
 
     def tally(self, members: Members, mixture: Array) -> Array:
         """By face: Σ weight_i sensitivity_i / q_i, the same of reach, and both times own_i / q_i where own shares are
-        of another matrix.
+        of another matrix. In single precision to 1e-4 where most agents play one face of many groups, else to rounding.
         """
         size, own = self._split(members)
         columns = [x * members.sensitivity / size for x in (members.weight, members.reach) if x is not None]
@@ -53,7 +59,7 @@ class SharedKernel:
             columns += [column * own / size for column in columns]
         groups, none = jnp.arange(mixture.shape[1]), self.none()
         face = jnp.where(mixture > 0, 1 << groups[None], 0).sum(1)
-        lanes = min(max(len(face) // len(none), 1), LANES)
+        lanes = min(max(len(face) // len(none), 1), APART)
         apart = jnp.zeros((lanes, *none.shape), none.dtype)
         apart = apart.at[jnp.arange(len(face)) % lanes, face].add(jnp.stack(columns, 1))
         # Left to itself XLA adds a block's agents one by one to those of all blocks before.
@@ -63,7 +69,7 @@ class SharedKernel:
         """Both sums, (D, D) each, by the tally of all agents; and what is left out of own shares, at most and relative
         to the rest: the square of what they add to the curvature. ∞ where the curvature is of another kind.
         """
-        groups, together = jnp.arange(self.everyone.linear.shape[1]), sizes().inverses
+        groups, together = jnp.arange(self.everyone.linear.shape[1]), min(sizes().inverses, len(table))
         size, share = self._split(self.everyone)
         own = None if share is None else self.everyone.matrix
         kinds = 1 + self.of_reach
