@@ -356,8 +356,9 @@ def test_too_few_steps_and_resume(plan):
     np.testing.assert_allclose(on.before.representation, shown(np.zeros(D)), atol=1e-9)
     none = steer(**setting(), max_steps=0)
     assert not none.success and not none.history["total"].size
-    again = steer(**setting(), resume=plan)  # nothing left to do
-    assert again.success and len(again.history["total"]) <= len(plan.history["total"]) + 3
+    again = steer(**setting(), resume=plan)  # nothing left to do but to find that out, at rounding
+    assert again.success and len(again.history["total"]) < 2 * len(plan.history["total"])
+    np.testing.assert_allclose(again.theta["common"], plan.theta["common"], atol=1e-6)
 
 
 def test_interrupt():
