@@ -90,6 +90,8 @@ def counted(way: str, n_groups: int, dtype: np.dtype, last: bool) -> dict[str, f
     n = block_size(EVERYONE, n_groups, dtype, sizes().formulas)
     game = jax.eval_shape(lambda: population(way, n, n_groups, dtype))
     costs = jax.jit(one_pass, static_argnums=1).lower(game, last).compile().cost_analysis()
+    if not costs:
+        raise SystemExit(f"{jax.default_backend()} does not count what a program moves and computes")
     return dict(moved=costs["bytes accessed"] / (n * n_groups), operations=costs["flops"] / (n * n_groups))
 
 
